@@ -1,0 +1,1 @@
+"""Documents, their sentences, and the tokens of these."""

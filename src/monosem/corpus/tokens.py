@@ -1,0 +1,18 @@
+"""Sentences as the token ids that a model reads: no beginning-of-sequence token, cut to a longest length.
+
+Without that token latents carry meaning, not position. Knows nothing of where the sentences come from.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+
+class Encoder(Protocol):
+    """The part of a tokenizer that is needed here."""
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]: ...
+
+
+def encode(tokenizer: Encoder, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
+    """Token ids of each text, at most `max_tokens` of them."""
+    return [ids[:max_tokens] for ids in tokenizer.encode_batch(texts)]

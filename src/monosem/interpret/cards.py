@@ -1,0 +1,273 @@
+"""Views of latents over the files of a finished run: cards and search, for the terminal, the report and the page.
+
+Pure functions of a run folder; nothing is computed that a stage has not written, and nothing is kept between calls.
+Knows no model, no SAE and no way of showing things.
+"""
+
+import contextlib
+import json
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from monosem.errors import RunError, SaeError
+from monosem.interpret import tables
+
+EXPLANATIONS = "explanations.jsonl"
+DENSE = 0.1  # share of tokens from which a latent counts as dense
+WEAK = 0.1  # certainty below which a warning is shown
+
+
+class Token(NamedTuple):
+    """A token where the latent fires."""
+
+    start: int
+    """Characters of the sentence; white space before the token is left out."""
+    end: int
+    value: float
+
+
+class Shown(NamedTuple):
+    """An example sentence with what fires in it."""
+
+    sentence: int
+    value: float
+    """The aggregated value that it is ranked by."""
+    text: str
+    title: str
+    label: str
+    tokens: list[Token]
+
+
+class Card(NamedTuple):
+    """All that a run's files say of one latent."""
+
+    latent: int
+    n: int
+    """Latents of the run."""
+    explanation: str | None
+    certainty: float | None
+    provider: str
+    reason: str | None
+    """Why there is no explanation."""
+    fire_count: int
+    density: float
+    """Share of the stored tokens on which it fires."""
+    max: float
+    mean: float
+    """Of its values where it fires."""
+    sentence_count: int
+    examples: dict[str, list[Shown]]
+    """By aggregation, best first."""
+    output_score: float | None
+    raised: list[str]
+    """Tokens that its direction makes likelier, strongest first."""
+    lowered: list[str]
+    warnings: list[str]
+
+
+class Hit(NamedTuple):
+    """A latent that a search found."""
+
+    latent: int
+    explanation: str | None
+    certainty: float | None
+    in_explanation: bool
+    sentences: int
+    """Of its example sentences, how many hold the words."""
+    share: float
+    """The same as a share of all its example sentences."""
+
+
+def card(run_folder: Path, latent: int) -> Card:
+    """The card of one latent.
+
+    Raises:
+        SaeError: there is no such latent.
+        RunError: the run has no examples.
+    """
+    return cards(run_folder, [latent])[0]
+
+
+def cards(run_folder: Path, latents: Sequence[int], most: int | None = None) -> list[Card]:
+    """The cards of several latents, with at most `most` sentences by each aggregation. Raises as `card`."""
+    statistics = read_statistics(run_folder)
+    n = statistics.num_rows
+    for latent in latents:
+        if not 0 <= latent < n:
+            raise SaeError(f"latent {latent} is out of range: {run_folder} has latents 0 to {n - 1}")
+    explanations = {row["latent"]: row for row in read_explanations(run_folder, set(latents))}
+    examples = _examples(run_folder, latents, most)
+    output = {row["latent"]: row for row in _output(run_folder, latents)}
+    rows = statistics.take(pa.array(latents, type=pa.int64())).to_pylist()
+    return [
+        _card(n, row, explanations.get(row["latent"]), examples.get(row["latent"], {}), output.get(row["latent"], {}))
+        for row in rows
+    ]
+
+
+def read_statistics(run_folder: Path) -> pa.Table:
+    """`examples/latents.parquet`, one row a latent, in order.
+
+    Raises:
+        RunError: the run has no examples.
+    """
+    path = run_folder / "examples" / tables.LATENTS
+    try:
+        return pq.read_table(path)
+    except FileNotFoundError:
+        raise RunError(f"{path}: no such file; make it with: monosem examples {run_folder}") from None
+    except (pa.ArrowInvalid, OSError) as error:
+        raise RunError(f"{path}: damaged ({error}); make it again with --redo examples") from None
+
+
+def read_explanations(run_folder: Path, latents: set[int] | None = None) -> Iterator[dict[str, Any]]:
+    """The objects of `explanations.jsonl`, of all latents or of these; none where the stage has not been made."""
+    path = run_folder / "explanations" / EXPLANATIONS
+    with contextlib.suppress(FileNotFoundError), path.open(encoding="utf-8") as file:
+        for line in file:
+            number = re.match(r'\{"latent": (\d+),', line)  # parse no more than the lines that are wanted
+            if latents is None or (number and int(number[1]) in latents):
+                yield json.loads(line)
+
+
+def search(run_folder: Path, words: str, limit: int = 20) -> list[Hit]:
+    """The latents whose explanation or example sentences hold all the words, best first.
+
+    A word is found at the beginning of words, whatever its case and accents. Latents whose explanation holds the words
+    come first, by certainty; then those with the largest share of sentences that hold them.
+
+    Raises:
+        RunError: the run has no examples.
+    """
+    wanted = fold(words).split()
+    if not wanted:
+        return []
+    n = read_statistics(run_folder).num_rows
+    explained = {row["latent"]: row for row in read_explanations(run_folder)}
+    found, total = _holding(run_folder, wanted, n)
+    hits = []
+    for latent in range(n):
+        row = explained.get(latent, {})
+        inside = row.get("explanation") is not None and _holds(row["explanation"], wanted)
+        if inside or found[latent]:
+            share = float(found[latent] / max(total[latent], 1))
+            hits.append(Hit(latent, row.get("explanation"), row.get("certainty"), inside, int(found[latent]), share))
+    hits.sort(key=lambda hit: (-(1 + (hit.certainty or 0)) * hit.in_explanation - hit.share, hit.latent))
+    return hits[:limit]
+
+
+def fold(text: str) -> str:
+    """Lower case without accents, a space for whatever is no letter or digit: what search compares."""
+    decomposed = unicodedata.normalize("NFKD", text.casefold())
+    return re.sub(r"[\W_]+", " ", "".join(c for c in decomposed if not unicodedata.combining(c)))
+
+
+def visible(token: str) -> str:
+    """A token by itself, its white space shown as signs."""
+    shown = token.replace("\n", "↵").replace("\r", "↵").replace("\t", "⇥")
+    return "␣" * (len(shown) - len(shown.lstrip(" "))) + shown.lstrip(" ")
+
+
+def _holds(text: str, wanted: Sequence[str]) -> bool:
+    folded = f" {fold(text)}"
+    return all(f" {word}" in folded for word in wanted)
+
+
+def _holding(run_folder: Path, wanted: Sequence[str], n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of each latent: example sentences that hold the words, and all its example sentences; none counts twice."""
+    folder = run_folder / "examples"
+    texts = pq.read_table(folder / tables.SENTENCES, columns=["sentence", "text"])
+    holds = np.array([_holds(text, wanted) for text in texts["text"].to_pylist()], dtype=bool)
+    held = texts["sentence"].to_numpy()[holds]
+    pairs = pq.read_table(folder / tables.EXAMPLES, columns=["latent", "sentence"])
+    sentence = pairs["sentence"].to_numpy()
+    size = int(sentence.max(initial=0)) + 1
+    keys = np.unique(pairs["latent"].to_numpy().astype(np.int64) * size + sentence)
+    latent = keys // size
+    found = np.bincount(latent[np.isin(keys % size, held)], minlength=n)
+    return found, np.bincount(latent, minlength=n)
+
+
+def _examples(run_folder: Path, latents: Sequence[int], most: int | None) -> dict[int, dict[str, list[Shown]]]:
+    """By latent and aggregation, best first."""
+    folder = run_folder / "examples"
+    rows = tables.read_sorted(folder / tables.EXAMPLES, "latent", latents).to_pylist()
+    rows = [row for row in rows if most is None or row["rank"] < most]
+    wanted = sorted({row["sentence"] for row in rows})
+    texts = {
+        row["sentence"]: row for row in tables.read_sorted(folder / tables.SENTENCES, "sentence", wanted).to_pylist()
+    }
+    found: dict[int, dict[str, list[Shown]]] = {}
+    for row in rows:
+        by_aggregation = found.setdefault(row["latent"], {})
+        by_aggregation.setdefault(row["aggregation"], []).append(_shown(row, texts[row["sentence"]]))
+    return found
+
+
+def _shown(row: dict[str, Any], sentence: dict[str, Any]) -> Shown:
+    text = sentence["text"]
+    tokens = [
+        Token(
+            _without_space(text, sentence["starts"][position], sentence["ends"][position]),
+            sentence["ends"][position],
+            value,
+        )
+        for position, value in zip(row["positions"], row["values"], strict=True)
+    ]
+    title, label = sentence["title"] or "", sentence["label"] or ""
+    return Shown(row["sentence"], row["value"], text, title, label, tokens)
+
+
+def _without_space(text: str, start: int, end: int) -> int:
+    """The start of a token behind its leading white space, unless it is nothing else."""
+    return end - len(text[start:end].lstrip()) if text[start:end].strip() else start
+
+
+def _output(run_folder: Path, latents: Sequence[int]) -> list[dict[str, Any]]:
+    """Rows of `evaluation/latents.parquet`, where the run has been evaluated."""
+    path = run_folder / "evaluation" / tables.LATENTS
+    if not path.exists():
+        return []
+    return tables.read_sorted(path, "latent", latents).to_pylist()
+
+
+def _card(
+    n: int,
+    row: dict[str, Any],
+    explanation: dict[str, Any] | None,
+    examples: dict[str, list[Shown]],
+    output: dict[str, Any],
+) -> Card:
+    said = explanation or {"reason": "not explained yet; do it with: monosem explain RECIPE"}
+    certainty = said.get("certainty")
+    return Card(
+        n=n,
+        explanation=said.get("explanation"),
+        certainty=certainty,
+        provider=said.get("provider", ""),
+        reason=said.get("reason"),
+        examples=examples,
+        output_score=output.get("output_score"),
+        raised=output.get("raised") or [],
+        lowered=output.get("lowered") or [],
+        warnings=_warnings(row, certainty),
+        **{name: row[name] for name in ("latent", "fire_count", "density", "max", "mean", "sentence_count")},
+    )
+
+
+def _warnings(row: dict[str, Any], certainty: float | None) -> list[str]:
+    found = []
+    if row["fire_count"] == 0:
+        found.append("dead: it never fires on the stored activations")
+    if row["density"] > DENSE:
+        found.append(f"dense: it fires on {100 * row['density']:.0f} % of all tokens")
+    if certainty is not None and certainty < WEAK:
+        found.append("weak: its explanation hardly tells held-out sentences from others")
+    return found

@@ -1,0 +1,81 @@
+"""Cards and hits as rich renderables for the terminal. Knows only `cards`."""
+
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from monosem.interpret.cards import Card, Hit, Shown, visible
+
+HEAT = (214, 92, 20)  # of the strongest token; weaker ones fade towards black
+FIRST = ("max", "mean", "last")
+
+
+def show_card(card: Card, sentences: int = 8) -> RenderableType:
+    """A latent's card with the first `sentences` examples of each aggregation."""
+    head = Text()
+    head.append(f"latent {card.latent}", style="bold")
+    head.append(f" of {card.n:,}   ", style="dim")
+    if card.explanation is None:
+        head.append(f"no explanation: {card.reason}", style="dim")
+    else:
+        head.append(card.explanation, style="bold")
+        head.append(f"   certainty {card.certainty:.2f}" if card.certainty is not None else "", style="dim")
+        head.append(f" ({card.provider})", style="dim")
+    parts: list[RenderableType] = [head, _statistics(card)]
+    parts += [Text(f"! {warning}", style="yellow") for warning in card.warnings]
+    if card.raised:
+        parts.append(_tokens("raises", card.raised))
+    if card.lowered:
+        parts.append(_tokens("lowers", card.lowered))
+    for aggregation in sorted(card.examples, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST)):
+        parts.append(Text(f"\ntop sentences by {aggregation}", style="bold"))
+        parts.append(_examples(card.examples[aggregation][:sentences], card.max))
+    return Panel(Group(*parts), border_style="dim")
+
+
+def show_hits(hits: Sequence[Hit]) -> RenderableType:
+    """What a search found, best first."""
+    if not hits:
+        return Text("nothing found")
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name, justify in (("latent", "right"), ("certainty", "right"), ("sentences", "right"), ("explanation", "left")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for hit in hits:
+        certainty = "" if hit.certainty is None else f"{hit.certainty:.2f}"
+        explanation = Text(hit.explanation or "-", style="bold" if hit.in_explanation else "")
+        table.add_row(str(hit.latent), certainty, str(hit.sentences), explanation)
+    return table
+
+
+def heat_map(example: Shown, highest: float) -> Text:
+    """A sentence whose firing tokens have a background as warm as their share of the latent's highest value."""
+    text = Text(example.text)
+    for token in example.tokens:
+        strength = min(1.0, token.value / highest) if highest > 0 else 0.0
+        red, green, blue = (round(channel * (0.15 + 0.85 * strength)) for channel in HEAT)
+        text.stylize(f"white on rgb({red},{green},{blue})", token.start, token.end)
+    return text
+
+
+def _statistics(card: Card) -> Text:
+    figures = f"fires on {100 * card.density:.3g} % of tokens, in {card.sentence_count:,} sentences"
+    figures += f"; max {card.max:.3g}, mean {card.mean:.3g}"
+    if card.output_score is not None:
+        figures += f"; output score {card.output_score:.3g}"
+    return Text(figures, style="dim")
+
+
+def _tokens(what: str, tokens: Sequence[str]) -> Text:
+    return Text(f"{what}  ", style="dim").append("  ".join(visible(token) for token in tokens[:10]), style="default")
+
+
+def _examples(examples: Sequence[Shown], highest: float) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(justify="right", style="dim")
+    table.add_column()
+    for example in examples:
+        table.add_row(f"{example.value:.3g}", heat_map(example, highest))
+    return table

@@ -1,0 +1,78 @@
+"""What the rest of the house asks of a language model, whoever implements it.
+
+`Llama` is ours; any other causal LM stands behind the same protocol. All of it is inference: no gradient is kept.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from monosem.lm.config import ModelConfig
+from monosem.lm.generate import Sampling, Step
+from monosem.lm.hooks import Hook
+from monosem.lm.packed import Packed
+from monosem.lm.tokenizer import Tokenizer
+
+
+class LanguageModel(Protocol):
+    """A causal language model on packed sentences, open at its hook points (`monosem.lm.hookpoints`)."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def config(self) -> ModelConfig: ...
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    def logits(self, packed: Packed) -> Tensor:
+        """Return the next-token logits `[T, vocab]`, fp32."""
+        ...
+
+    def activations(self, packed: Packed, hook_points: Sequence[str]) -> dict[str, Tensor]:
+        """Return the activations `[T, width]` at each hook point, in one pass that ends behind the deepest of them.
+
+        They are the values the model goes on with: edited, where a hook edits.
+
+        Raises:
+            ModelError: a hook point does not exist.
+        """
+        ...
+
+    def resume(self, hook_point: str, activations: Tensor, packed: Packed) -> Tensor:
+        """Return the logits `[T, vocab]` of a pass that has `activations [T, d]` at a residual hook point.
+
+        Runs only what follows. Hooks apply, those at `hook_point` itself included. `activations` is left as it is.
+
+        Raises:
+            ModelError: the hook point does not exist or is not `L.resid_pre` or `L.resid_post`, or the shape differs.
+        """
+        ...
+
+    def hooks(self, hooks: Mapping[str, Hook]) -> AbstractContextManager[None]:
+        """Read or edit at hook points in every pass begun inside the `with`; nested contexts add up.
+
+        `fn(x [T, width])` owns `x`; it returns what the model goes on with, or None when it only looked.
+
+        Raises:
+            ModelError: a hook point does not exist.
+        """
+        ...
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int] | None = None
+    ) -> Iterator[Step]:
+        """Continue the prompts, one step for all rows at a time, under the hooks active at the call.
+
+        A row's text depends on its prompt and its seed (`seeds`, else `sampling.seed` for every row), not on the batch.
+
+        Raises:
+            ModelError: at once, for an empty prompt or one that leaves no room for the new tokens in the context.
+        """
+        ...

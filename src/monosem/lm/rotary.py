@@ -1,0 +1,27 @@
+"""Rotary positions (RoPE, arXiv 2104.09864) in Hugging Face's layout: a pair has one member in each half of a head."""
+
+import torch
+from torch import Tensor
+
+from monosem.lm.config import ModelConfig
+
+
+class Rotation:
+    """The cosines and sines of one pass's positions, shared by all its layers."""
+
+    def __init__(self, config: ModelConfig, position: Tensor, dtype: torch.dtype):
+        """`position [T]` int64."""
+        steps = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device=position.device)
+        frequencies = 1.0 / (config.rope_theta ** (steps / config.head_dim))
+        if config.rope_scaling is not None:
+            frequencies = config.rope_scaling.stretch(frequencies)
+        angle = position.float()[:, None, None] * frequencies
+        self._cos, self._sin = angle.cos().to(dtype), angle.sin().to(dtype)
+
+    def turn_(self, heads: Tensor) -> Tensor:
+        """Turn `heads [T, any, head_dim]` in place."""
+        first, second = heads.chunk(2, dim=-1)
+        turned = (first * self._cos).addcmul_(second, self._sin, value=-1)
+        second.mul_(self._cos).addcmul_(first, self._sin)
+        first.copy_(turned)
+        return heads

@@ -1,0 +1,89 @@
+"""The stages in the order the data walks: this list is the architecture.
+
+`make` runs a part of them in one run folder; before anything is written or deleted, every stage that has files compares
+them with the recipe. Knows nothing of what a stage does.
+"""
+
+import importlib
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from monosem import progress
+from monosem.run import Run, Stage
+
+
+class Step(NamedTuple):
+    """One stage of the pipeline."""
+
+    verb: str
+    """Name on the command line."""
+    folder: str
+    """Name of its folder in the run."""
+    module: str
+    """Module whose `open_stage(run)` and `make(run)` it is."""
+    help: str
+    """One line for the command line."""
+
+
+PIPELINE = (
+    Step("sentences", "sentences", "monosem.corpus.sentences", "Split documents into sentences."),
+    Step("capture", "activations", "monosem.capture", "Store the language model's activations on the sentences."),
+    Step("prepare", "batches", "monosem.store.prepare", "Shuffle the activations and split off validation sentences."),
+    Step("train", "sae", "monosem.train.loop", "Train the sparse autoencoder; goes on from its last checkpoint."),
+    Step("examples", "examples", "monosem.interpret.examples", "Find the sentences that activate each latent most."),
+    Step("explain", "explanations", "monosem.interpret.explain", "Say in words what each latent reacts to."),
+    Step("evaluate", "evaluation", "monosem.evaluate.stage", "Measure the SAE beside its baselines."),
+    Step("report", "report", "monosem.evaluate.report", "Write the self-contained page report.html."),
+)
+VERBS = tuple(step.verb for step in PIPELINE)
+
+
+def make(run: Run, verbs: Sequence[str] = VERBS, redo: str | None = None) -> dict[str, Stage]:
+    """Make the named stages in order; finished ones are skipped.
+
+    Args:
+        redo: first delete this stage's files and those of every later one.
+
+    Raises:
+        RunError: files were made with another recipe, or a stage that is needed is missing.
+        MonosemError: whatever a stage reports.
+    """
+    made: dict[str, Stage] = {}
+    with run.lock():
+        if redo is not None:
+            doomed = [step.folder for step in PIPELINE[VERBS.index(redo) :]]
+            removed = run.remove(doomed)
+            progress.note(f"removed {', '.join(removed) or 'nothing'} from {run.path}")
+        for step in PIPELINE:
+            importlib.import_module(step.module).open_stage(run)
+        run.save_recipe()
+        for step in PIPELINE:
+            if step.verb in verbs:
+                made[step.verb] = _make(run, step)
+    return made
+
+
+def _make(run: Run, step: Step) -> Stage:
+    module = importlib.import_module(step.module)
+    if (stage := module.open_stage(run)).complete:
+        progress.note(f"{step.verb}: skipped, {stage.path} is complete")
+        return stage
+    progress.note(f"{step.verb}: {stage.path}")
+    started = time.monotonic()
+    stage = module.make(run)
+    progress.note(f"{step.verb}: done in {time.monotonic() - started:.1f} s{_told(stage)}")
+    return stage
+
+
+def _told(stage: Stage) -> str:
+    """The stage's plain counts, as a tail of its last line."""
+    counts = stage.manifest.counts.items()
+    told = [f"{name} {_figure(value)}" for name, value in counts if isinstance(value, int | float | str)]
+    return f" ({', '.join(told)})" if told else ""
+
+
+def _figure(value: int | float | str) -> str:
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4g}" if isinstance(value, float) else value

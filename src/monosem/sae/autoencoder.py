@@ -1,0 +1,218 @@
+"""The sparse autoencoder: raw activations to codes and back.
+
+`z = normalise(x) - b_pre`, `a = W_enc z + b_enc`, `h = sparsity(a)`, `x_hat = denormalise(W_dec^T h + b_pre)`. The
+normalisation belongs to the SAE, so callers only ever see raw activations. Gradients are not recorded here: the
+training step computes them explicitly.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from monosem.errors import SaeError
+from monosem.kernels import Pattern, Workspace, choose
+from monosem.sae.initialise import Statistics, block_orthogonal
+from monosem.sae.sparsity import make_sparsity
+
+Normalisation = Literal["layer", "dataset", "none"]
+LAYER_EPS = 1e-6
+
+
+@dataclass(frozen=True)
+class SaeConfig:
+    """The shape of an SAE and where it belongs.
+
+    Raises:
+        SaeError: a size or name that cannot be.
+    """
+
+    d: int
+    """Width of the activations."""
+    n: int
+    """Number of latents."""
+    k: int
+    """Active latents for each activation."""
+    sparsity: str = "topk"
+    normalisation: Normalisation = "dataset"
+    """`layer`: (x - mean) / (std + 1e-6) of every vector; `dataset`: (x - mean) * scale, of the store; `none`."""
+    model: str = ""
+    """The language model it was trained on."""
+    hook_point: str = ""
+    """The place in it."""
+
+    def __post_init__(self) -> None:
+        for name in ("d", "n", "k"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise SaeError(f"{name} = {getattr(self, name)!r}: expected a whole number of at least 1")
+        if self.k > self.n:
+            raise SaeError(f"k = {self.k} is larger than n = {self.n}; choose k <= n")
+        if self.normalisation not in ("layer", "dataset", "none"):
+            raise SaeError(f"normalisation {self.normalisation!r} is not known; expected layer, dataset or none")
+        make_sparsity(self.sparsity, self.k)
+
+
+@dataclass(frozen=True)
+class Codes:
+    """The sparse codes of B activations, k latents each, largest value first."""
+
+    values: Tensor
+    """[B, k] float32, at least 0. A latent with value 0 is not active."""
+    indices: Tensor
+    """[B, k] int64, latents."""
+    n: int
+    """Number of latents that there are."""
+    mean: Tensor | None = None
+    """[B, 1] each vector's mean, taken off by `layer` normalisation."""
+    std: Tensor | None = None
+    """[B, 1] each vector's std + 1e-6, divided by in `layer` normalisation."""
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def l0(self) -> float:
+        """Mean number of active latents in an activation."""
+        return float((self.values > 0).sum()) / max(1, len(self))
+
+    def dense(self) -> Tensor:
+        """[B, n] float32. For small use: it is n / k times the size."""
+        return self.values.new_zeros(len(self), self.n).scatter_(1, self.indices, self.values)
+
+
+class Reconstruction(NamedTuple):
+    """What an SAE makes of activations."""
+
+    x_hat: Tensor
+    """[B, d] float32, raw units."""
+    codes: Codes
+
+
+class Normalised(NamedTuple):
+    """Activations in the SAE's space, centred by `b_pre`, with what undoes `layer` normalisation."""
+
+    z: Tensor
+    mean: Tensor | None
+    std: Tensor | None
+
+
+class Autoencoder(nn.Module):
+    """A sparse autoencoder over raw activations.
+
+    Args:
+        config: its shape.
+        generator: decides the initial dictionary: block-orthogonal unit rows, the encoder equal to the decoder
+            (W_enc = W_dec, both [n, d]), no biases. Without one the weights are left unset, to be loaded.
+        statistics: of the store; needed by and only by `dataset` normalisation.
+        b_pre: [d] start of the shared bias, in normalised space (the mean or the geometric median of normalised
+            activations; with `dataset`, zero is the store's mean). None: zero.
+
+    Raises:
+        SaeError: `dataset` normalisation without statistics, or statistics or b_pre of another width.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(
+        self,
+        config: SaeConfig,
+        generator: torch.Generator | None = None,
+        statistics: Statistics | None = None,
+        b_pre: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        if (config.normalisation == "dataset") != (statistics is not None):
+            raise SaeError(f"normalisation {config.normalisation!r}: statistics belong to 'dataset', and only to it")
+        for name, vector in (("the mean", statistics and statistics.mean), ("b_pre", b_pre)):
+            if vector is not None and vector.shape != (config.d,):
+                raise SaeError(f"{name} has shape {list(vector.shape)}, expected [{config.d}]")
+        self.config = config
+        self.sparsity = make_sparsity(config.sparsity, config.k)
+        dictionary = (
+            torch.empty(config.n, config.d) if generator is None else block_orthogonal(config.n, config.d, generator)
+        )
+        self.W_enc = nn.Parameter(dictionary.clone())
+        self.b_enc = nn.Parameter(torch.zeros(config.n))
+        self.W_dec = nn.Parameter(dictionary)
+        self.b_pre = nn.Parameter(torch.zeros(config.d) if b_pre is None else b_pre.detach().float().clone())
+        stats = statistics or Statistics(torch.zeros(config.d), 1.0)
+        self.register_buffer("mean", stats.mean.detach().float().clone())
+        self.register_buffer("scale", torch.tensor(float(stats.scale)))
+
+    @torch.no_grad()
+    def encode(self, x: Tensor, *, exact: bool = True) -> Codes:
+        """Codes of raw activations.
+
+        Args:
+            x: [B, d], any float type.
+            exact: compare pre-activations in float32. False: in bfloat16 where the CPU is fast at it, as training does;
+                the values are exact either way.
+
+        Raises:
+            SaeError: x has another width.
+        """
+        z, mean, std = self.normalise(x)
+        kernels = choose(z.device)
+        pattern = self.sparsity.select(kernels, z, self.W_enc, self.b_enc, Workspace(), exact=exact)
+        values = self.sparsity.activate(kernels.values_at(z, self.W_enc, pattern, self.b_enc))
+        shape = (len(z), self.config.k)
+        values, indices = values.view(shape), pattern.indices.view(shape)
+        # by value, equal ones by index: the same codes whatever order the kernel left
+        indices, by_index = indices.sort(dim=1)
+        values, by_value = values.gather(1, by_index).sort(dim=1, descending=True, stable=True)
+        return Codes(values, indices.gather(1, by_value), self.config.n, mean, std)
+
+    @torch.no_grad()
+    def decode(self, codes: Codes) -> Tensor:
+        """[B, d] float32, raw units: the activations that codes stand for.
+
+        Raises:
+            SaeError: the codes belong to an SAE of another size or normalisation.
+        """
+        if codes.n != self.config.n:
+            raise SaeError(f"codes of {codes.n} latents do not fit an SAE of {self.config.n}")
+        pattern = Pattern.fixed(codes.indices, codes.n)
+        y = choose(codes.values.device).decode(codes.values.reshape(-1), pattern, self.W_dec) + self.b_pre
+        if self.config.normalisation != "layer":
+            return y / self.scale + self.mean
+        if codes.std is None or codes.mean is None:
+            raise SaeError("codes lack the mean and std of their vectors, which 'layer' normalisation needs to decode")
+        return y * codes.std + codes.mean
+
+    def forward(self, x: Tensor) -> Reconstruction:
+        """Encode and decode raw activations `x [B, d]`."""
+        codes = self.encode(x)
+        return Reconstruction(self.decode(codes), codes)
+
+    @torch.no_grad()
+    def direction(self, latent: int) -> Tensor:
+        """[d] float32: what one unit of the latent's value adds to a raw activation.
+
+        With `layer` normalisation it is further multiplied by the std of the vector it is added to.
+
+        Raises:
+            SaeError: there is no such latent.
+        """
+        if not 0 <= latent < self.config.n:
+            raise SaeError(f"latent {latent} is out of range: this SAE has latents 0 to {self.config.n - 1}")
+        return self.W_dec[latent] / self.scale
+
+    @torch.no_grad()
+    def normalise(self, x: Tensor) -> Normalised:
+        """`z [B, d]` float32: raw activations in the SAE's space, minus `b_pre`.
+
+        `layer` uses the unbiased standard deviation (d - 1), as the reference system does.
+
+        Raises:
+            SaeError: x has another width.
+        """
+        if x.dim() != 2 or x.shape[1] != self.config.d:
+            raise SaeError(f"activations of shape {list(x.shape)} do not fit an SAE of width {self.config.d}")
+        x = x.float()
+        if self.config.normalisation != "layer":
+            return Normalised((x - self.mean).mul_(self.scale).sub_(self.b_pre), None, None)
+        mean = x.mean(1, keepdim=True)
+        centred = x - mean
+        std = torch.linalg.vector_norm(centred, dim=1, keepdim=True) / max(1, self.config.d - 1) ** 0.5 + LAYER_EPS
+        return Normalised(centred.div_(std).sub_(self.b_pre), mean, std)

@@ -1,0 +1,123 @@
+"""An SAE on disk: a folder of `sae.safetensors` and `cfg.json`, that appears whole or not at all.
+
+`cfg.json`: schema version, configuration, metadata (free: how it was trained). Tensors: `W_enc [n, d]`, `b_enc [n]`,
+`W_dec [n, d]`, `b_pre [d]`, and `mean [d]`, `scale []` with `dataset` normalisation; all float32.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from monosem.errors import SaeError
+from monosem.run import atomic_folder
+from monosem.sae.autoencoder import Autoencoder, SaeConfig
+from monosem.sae.initialise import Statistics
+
+SCHEMA = 1
+WEIGHTS = "sae.safetensors"
+CONFIG = "cfg.json"
+
+
+def save(sae: Autoencoder, folder: Path, metadata: Mapping[str, Any] | None = None) -> None:
+    """Write `sae` into `folder`, replacing one that is there; `metadata` must be JSON."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sae.state_dict().items()}
+    if sae.config.normalisation != "dataset":
+        del tensors["mean"], tensors["scale"]
+    config = {
+        "schema_version": SCHEMA,
+        "config": dataclasses.asdict(sae.config),
+        "metadata": dict(metadata or {}),
+    }
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_folder(folder) as temporary:
+        save_file(tensors, temporary / WEIGHTS)
+        (temporary / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def load(folder: Path, device: str | torch.device = "cpu") -> Autoencoder:
+    """Read an SAE that `save` wrote.
+
+    Raises:
+        SaeError: a file is missing or damaged, or a key or shape is not what the configuration says.
+    """
+    config = read_config(folder)
+    tensors = _read_tensors(folder / WEIGHTS, config)
+    statistics = None
+    if config.normalisation == "dataset":
+        statistics = Statistics(tensors.pop("mean"), float(tensors.pop("scale")))
+    sae = Autoencoder(config, statistics=statistics, b_pre=tensors["b_pre"])
+    with torch.no_grad():
+        sae.W_enc.copy_(tensors["W_enc"])
+        sae.b_enc.copy_(tensors["b_enc"])
+        sae.W_dec.copy_(tensors["W_dec"])
+    return sae.to(device)
+
+
+def read_config(folder: Path) -> SaeConfig:
+    """The configuration of the SAE in `folder`, without its weights.
+
+    Raises:
+        SaeError: as `load`.
+    """
+    content = _read_json(folder / CONFIG)
+    path = folder / CONFIG
+    if content.get("schema_version") != SCHEMA:
+        raise SaeError(f"{path}: schema_version is {content.get('schema_version')!r}, expected {SCHEMA}")
+    known = {field.name for field in dataclasses.fields(SaeConfig)}
+    given = content.get("config")
+    if not isinstance(given, dict) or not {"d", "n", "k"} <= set(given) <= known:
+        raise SaeError(f"{path}: key 'config' must hold d, n, k and none but {', '.join(sorted(known))}")
+    try:
+        return SaeConfig(**given)
+    except (SaeError, TypeError) as error:
+        raise SaeError(f"{path}: {error}") from None
+
+
+def read_metadata(folder: Path) -> dict[str, Any]:
+    """The metadata that was saved beside the weights.
+
+    Raises:
+        SaeError: the file is missing or damaged.
+    """
+    return dict(_read_json(folder / CONFIG).get("metadata", {}))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SaeError(f"{path}: no such file; give the folder of an SAE, with {CONFIG} and {WEIGHTS}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise SaeError(f"{path}: not JSON ({error}); copy the folder again") from None
+    if not isinstance(content, dict):
+        raise SaeError(f"{path}: expected a JSON object; copy the folder again")
+    return content
+
+
+def _read_tensors(path: Path, config: SaeConfig) -> dict[str, Tensor]:
+    d, n = config.d, config.n
+    shapes: dict[str, list[int]] = {"W_enc": [n, d], "b_enc": [n], "W_dec": [n, d], "b_pre": [d]}
+    if config.normalisation == "dataset":
+        shapes |= {"mean": [d], "scale": []}
+    tensors = {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            missing = shapes.keys() - file.keys()
+            if missing:
+                raise SaeError(f"{path}: key {min(missing)!r} is missing, expected shape {shapes[min(missing)]}")
+            for name, shape in shapes.items():
+                tensors[name] = file.get_tensor(name)
+                if list(tensors[name].shape) != shape:
+                    raise SaeError(f"{path}: key {name!r} has shape {list(tensors[name].shape)}, expected {shape}")
+    except FileNotFoundError:
+        raise SaeError(f"{path}: no such file; give the folder of an SAE, with {CONFIG} and {WEIGHTS}") from None
+    except SafetensorError as error:
+        raise SaeError(f"{path}: damaged ({error}); copy the folder again") from None
+    return tensors

@@ -1,0 +1,180 @@
+"""Batches of activations for training, in another order each epoch, from any place on.
+
+The store is shuffled already, row by row. An epoch takes its shards, and in a shard its blocks of `BLOCK_ROWS`, in an
+order drawn from seed, epoch and shard; so a place is three numbers and needs no replay. Rows are read straight into
+reused batch buffers by threads that run ahead. An epoch's last rows and the next one's first share a batch: every batch
+is full and no row is left out. Knows nothing of what the batches are for.
+"""
+
+from collections import deque
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from monosem.store.shards import ShardFile, memory, open_shards
+
+BLOCK_ROWS = 512  # consecutive rows of a shard that stay together
+OPEN_FILES = 64
+SHARDS, BLOCKS = 1, 2  # keep the random numbers of the two orders apart
+
+
+class Cursor(NamedTuple):
+    """A place in the endless sequence of rows."""
+
+    epoch: int = 0
+    shard: int = 0
+    """Place in this epoch's order of shards."""
+    row: int = 0
+    """Rows of it that are done."""
+
+
+class Batch(NamedTuple):
+    """What a step trains on."""
+
+    x: Tensor
+    """`[B, d]` as stored. Its memory is filled anew once the next batch is asked for: clone what must stay."""
+    cursor: Cursor
+    """The place after this batch: a loader made with it goes on there."""
+
+
+class Piece(NamedTuple):
+    """A run of rows of a shard that goes into a batch."""
+
+    shard: int
+    """Number of its file."""
+    start: int
+    """First row in the file."""
+    rows: int
+
+
+class Loader:
+    """Iterates batches forever; the same batches for the same seed, whatever the number of workers."""
+
+    def __init__(self, folder: Path, batch: int, seed: int, workers: int = 2, cursor: Cursor | None = None) -> None:
+        """Open a `batches` folder and check its shards.
+
+        Args:
+            batch: rows of a batch.
+            workers: threads that read ahead. 0: read when asked.
+            cursor: where to begin. None: at the beginning.
+
+        Raises:
+            StoreError: the stage is not complete, or a shard is missing or damaged.
+        """
+        found = open_shards(folder, "train-")
+        filled = [shard for shard in found.shards if shard.rows]
+        self._sizes = [shard.rows for shard in filled]
+        self._open = lru_cache(OPEN_FILES)(lambda number: ShardFile(folder / filled[number].name))
+        self._batch, self._seed, self._workers = batch, seed, workers
+        self._batches = self._read_ahead(cursor or Cursor())
+        activations = self._open(0).fields["activations"]
+        self.d, self.dtype = activations.shape[1], activations.dtype
+
+    @property
+    def rows(self) -> int:
+        """Rows of an epoch."""
+        return sum(self._sizes)
+
+    def __iter__(self) -> "Loader":
+        return self
+
+    def __next__(self) -> Batch:
+        return next(self._batches)
+
+    def close(self) -> None:
+        """End the threads; there are no batches after this."""
+        self._batches.close()
+
+    def _read_ahead(self, cursor: Cursor) -> Generator[Batch]:
+        """Batches from `cursor` on."""
+        pinned = torch.cuda.is_available()
+        buffers = [
+            torch.empty((self._batch, self.d), dtype=self.dtype, pin_memory=pinned) for _ in range(self._workers + 2)
+        ]
+        plan = self._plan(cursor)
+        if not self._workers:
+            for following, pieces in plan:
+                self._fill(buffers[0], pieces)
+                yield Batch(buffers[0], following)
+            return
+        with ThreadPoolExecutor(self._workers) as pool:
+            waiting: deque[tuple[Future[None], Tensor, Cursor]] = deque()
+            for buffer, (following, pieces) in zip(buffers, plan, strict=False):
+                waiting.append((pool.submit(self._fill, buffer, pieces), buffer, following))
+            while True:
+                future, buffer, following = waiting.popleft()
+                future.result()
+                yield Batch(buffer, following)
+                following, pieces = next(plan)
+                waiting.append((pool.submit(self._fill, buffer, pieces), buffer, following))
+
+    def _fill(self, buffer: Tensor, pieces: list[Piece]) -> None:
+        out, done = memory(buffer), 0
+        row_bytes = len(out) // self._batch
+        for piece in pieces:
+            end = done + piece.rows * row_bytes
+            self._open(piece.shard).read_into("activations", piece.start, out[done:end])
+            done = end
+
+    def _plan(self, cursor: Cursor) -> Iterator[tuple[Cursor, list[Piece]]]:
+        """Where each batch's rows lie, and the place after it."""
+        while True:
+            pieces: list[Piece] = []
+            missing = self._batch
+            while missing:
+                piece, cursor = self._next_piece(cursor, missing)
+                pieces.append(piece)
+                missing -= piece.rows
+            yield cursor, pieces
+
+    def _next_piece(self, cursor: Cursor, most: int) -> tuple[Piece, Cursor]:
+        """The rest of the cursor's block, or `most` rows of it; and the place behind."""
+        epoch, place, row = cursor
+        shard = int(_order(self._seed, SHARDS, epoch, 0, len(self._sizes))[place])
+        size = self._sizes[shard]
+        block, within = divmod(row, BLOCK_ROWS)
+        if block < size // BLOCK_ROWS:  # the rows that fill no block come last, so that a row's block is a division
+            block = int(_order(self._seed, BLOCKS, epoch, shard, size // BLOCK_ROWS)[block])
+        start = block * BLOCK_ROWS + within
+        rows = min(most, BLOCK_ROWS - within, size - start)
+        if row + rows < size:
+            return Piece(shard, start, rows), Cursor(epoch, place, row + rows)
+        if place + 1 < len(self._sizes):
+            return Piece(shard, start, rows), Cursor(epoch, place + 1, 0)
+        return Piece(shard, start, rows), Cursor(epoch + 1, 0, 0)
+
+
+def training(folder: Path, batch: int, limit: int | None = None) -> Iterator[Tensor]:
+    """The training activations once, as `validation`."""
+    return _in_order(folder, "train-", batch, limit)
+
+
+def validation(folder: Path, batch: int, limit: int | None = None) -> Iterator[Tensor]:
+    """The held-out activations once, `[<= batch, d]` as stored, in the order of the store; at most `limit` rows.
+
+    Raises:
+        StoreError: as `Loader`.
+    """
+    return _in_order(folder, "validation-", batch, limit)
+
+
+def _in_order(folder: Path, prefix: str, batch: int, limit: int | None) -> Iterator[Tensor]:
+    shards = open_shards(folder, prefix)
+    left = shards.rows if limit is None else min(limit, shards.rows)
+    for file in map(ShardFile, shards.paths):
+        rows = min(file.rows, left)
+        left -= rows
+        for start in range(0, rows, batch):
+            yield file.read("activations", start, min(start + batch, rows))
+
+
+@lru_cache(maxsize=16)
+def _order(seed: int, what: int, epoch: int, shard: int, n: int) -> NDArray[np.int64]:
+    return np.random.default_rng([seed, what, epoch, shard]).permutation(n)

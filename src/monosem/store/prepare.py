@@ -1,0 +1,214 @@
+"""The stage `batches`: captured activations in random order, split into train and validation, with their statistics.
+
+Flow: pass 1 sorts the rows of each source shard into random buckets, one file in `scatter/` a source shard; pass 2
+gathers a bucket from all of them, shuffles it in memory and writes it as a final shard. A file depends on its number
+and the seed alone, so that the result is the same whatever the workers, and an interrupted stage goes on with the files
+that are missing. Which sentence validates is a hash of its number. Knows nothing of batches and epochs.
+"""
+
+import contextlib
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from monosem.errors import StoreError
+from monosem.progress import progress
+from monosem.recipe import PrepareRecipe
+from monosem.run import Manifest, Run, Stage
+from monosem.store import activations, disk
+from monosem.store.scatter import gather, row_counts, scatter
+from monosem.store.shards import ShardFile, verify
+from monosem.store.stats import FILE as STATISTICS
+from monosem.store.stats import Statistics, merge
+
+SCATTER, GATHER = 1, 2  # keep the random numbers of the two passes apart
+QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
+
+
+def open_stage(run: Run, hook_point: str | None = None) -> Stage:
+    """A hook point's folder; writes nothing.
+
+    Args:
+        hook_point: None: the first of the recipe's that is not complete, else the one the SAE is trained on.
+
+    Raises:
+        RunError: its files were made with another recipe.
+    """
+    if hook_point is None:
+        stages = [open_stage(run, name) for name in run.recipe.capture.hook_points]
+        unfinished = [stage for stage in stages if not stage.complete]
+        return unfinished[0] if unfinished else open_stage(run, run.recipe.hook_point)
+    part = {**run.recipe.prepare.fingerprint_part(), "seed": run.recipe.seed}
+    return run.stage(run.folder("batches", hook_point), part, [activations.open_stage(run, hook_point)])
+
+
+def make(run: Run) -> Stage:
+    """Shuffle and split the activations of every hook point.
+
+    Raises:
+        RunError: they have not been captured.
+        StoreError: a shard is damaged, the disk is too small, or there are too few sentences to split.
+    """
+    for hook_point in run.recipe.capture.hook_points:
+        stage = open_stage(run, hook_point)
+        if not stage.complete:
+            source = activations.open_stage(run, hook_point).require()
+            _Preparation(source, stage, run.recipe.prepare, run.recipe.seed).make()
+    return open_stage(run)
+
+
+def is_validation(sentence_ids: ArrayLike, fraction: float, seed: int) -> NDArray[np.bool_]:
+    """Whether each sentence is held out: every stage knows it from the number, without a list.
+
+    The hash is splitmix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators").
+    """
+    x = np.asarray(sentence_ids).astype(np.uint64)
+    x = x + np.uint64((seed * 0xD1342543DE82EF95 + 0x9E3779B97F4A7C15) % 2**64)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    x = x ^ (x >> np.uint64(31))
+    return (x >> np.uint64(11)) * 2.0**-53 < fraction
+
+
+class Plan(NamedTuple):
+    """How many final shards there are; a bucket's number is that of its shard in `names`."""
+
+    train: int
+    validation: int
+
+    @classmethod
+    def of(cls, source: Manifest, recipe: PrepareRecipe) -> "Plan":
+        shards = sum(shard.bytes for shard in source.shards) / (recipe.shard_mb << 20)
+        fraction = recipe.validation_fraction
+        return cls(max(1, math.ceil(shards * (1 - fraction))), max(1, math.ceil(shards * fraction)))
+
+    @property
+    def names(self) -> list[str]:
+        parts = (("train", self.train), ("validation", self.validation))
+        return [f"{part}-{number:05d}.safetensors" for part, count in parts for number in range(count)]
+
+
+class _Preparation:
+    """One `batches` folder made of one `activations` folder."""
+
+    def __init__(self, source: Stage, stage: Stage, recipe: PrepareRecipe, seed: int) -> None:
+        self.source, self.stage, self.recipe, self.seed = source, stage, recipe, seed
+        self.plan = Plan.of(source.manifest, recipe)
+        self.folder = stage.path / "scatter"
+        self.scattered = [self.folder / shard.name for shard in source.shards]
+
+    def make(self) -> None:
+        finished = {shard.name for shard in self.stage.begin()}
+        if not finished.issuperset([*self.plan.names, STATISTICS]):
+            with _single_threaded_torch():
+                self._first_pass()
+                if STATISTICS not in finished:
+                    self._check_split()
+                    merge([Statistics.read(ShardFile(file)) for file in self.scattered]).save(self.stage.path)
+                    self.stage.add_shard(STATISTICS, 0)
+                self._second_pass(finished)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self._finish()
+
+    def _first_pass(self) -> None:
+        self.folder.mkdir(exist_ok=True)
+        for leftover in self.folder.glob("*.tmp"):
+            leftover.unlink()
+        missing = [number for number, file in enumerate(self.scattered) if not file.exists()]
+        self._require_room(missing)
+
+        def scatter_shard(number: int) -> int:
+            shard = self.source.shards[number]
+            verify(self.source.path / shard.name, shard)
+            file = ShardFile(self.source.path / shard.name)
+            scatter(file, self._buckets(file, number), self.plan.train, sum(self.plan), self.scattered[number])
+            return shard.rows
+
+        self._each(scatter_shard, missing, "prepare 1/2", [shard.rows for shard in self.source.shards])
+
+    def _second_pass(self, finished: set[str]) -> None:
+        names = self.plan.names
+        missing = [number for number, name in enumerate(names) if name not in finished]
+
+        def gather_shard(number: int) -> int:
+            random = np.random.default_rng([self.seed, GATHER, number])
+            rows = gather(self.scattered, number, random, self.stage.path / names[number])
+            self.stage.add_shard(names[number], rows)
+            return rows
+
+        self._each(gather_shard, missing, "prepare 2/2", row_counts(self.scattered).tolist())
+
+    def _buckets(self, file: ShardFile, number: int) -> NDArray[np.int64]:
+        """`[rows]`, a random bucket for each row of a source shard: of those for training or those for validation."""
+        held_out = is_validation(file.read("sentence").numpy(), self.recipe.validation_fraction, self.seed)
+        random = np.random.default_rng([self.seed, SCATTER, number])
+        train = random.integers(0, self.plan.train, len(held_out))
+        validation = random.integers(self.plan.train, sum(self.plan), len(held_out))
+        return np.where(held_out, validation, train)
+
+    def _require_room(self, missing: Sequence[int]) -> None:
+        """A second copy of the rows until the end of the second pass, and the final one."""
+        sizes = [shard.bytes for shard in self.source.shards]
+        finished = sum(shard.bytes for shard in self.stage.shards)
+        needed = sum(sizes) - finished + sum(sizes[number] for number in missing)
+        disk.require_free(self.stage.path, needed, "prepare")
+
+    def _check_split(self) -> None:
+        rows = row_counts(self.scattered)
+        for name, count in (("train", rows[: self.plan.train].sum()), ("validate", rows[self.plan.train :].sum())):
+            if not count:
+                raise StoreError(
+                    f"{self.source.path}: prepare.validation_fraction = {self.recipe.validation_fraction} leaves no "
+                    f"activation to {name} with; capture more sentences or choose another fraction"
+                )
+
+    def _finish(self) -> None:
+        statistics = Statistics.load(self.stage.path)
+        names = self.plan.names
+        rows = {shard.name: shard.rows for shard in self.stage.shards}
+        self.stage.finish(
+            train=sum(rows[name] for name in names[: self.plan.train]),
+            validation=sum(rows[name] for name in names[self.plan.train :]),
+            d=len(statistics.mean),
+            total_variance=statistics.total_variance,
+            norm_quantiles={str(q): statistics.norm_quantile(q) for q in QUANTILES},
+        )
+
+    def _each(self, work: Callable[[int], int], numbers: Sequence[int], what: str, rows: Sequence[int]) -> None:
+        """Do `work` for each number over the workers; it returns the rows it handled."""
+        done = sum(rows) - sum(rows[number] for number in numbers)
+        with (
+            progress(what, sum(rows), "activations", done) as advance,
+            ThreadPoolExecutor(self._workers()) as pool,
+        ):
+            futures = [pool.submit(work, number) for number in numbers]
+            try:
+                for future in futures:
+                    advance(future.result())
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    def _workers(self) -> int:
+        """As the recipe says, but no more buckets than half of the machine's memory holds."""
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        fitting = memory // 2 // (self.recipe.shard_mb << 20)
+        return max(1, min(self.recipe.workers or os.cpu_count() or 1, fitting))
+
+
+@contextlib.contextmanager
+def _single_threaded_torch() -> Iterator[None]:
+    """The workers are the parallelism: torch's own threads beside them would only get in each other's way."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

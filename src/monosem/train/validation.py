@@ -1,0 +1,38 @@
+"""FVU of an SAE over held-out activations, in one pass, with float64 sums."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from monosem.sae.autoencoder import Autoencoder
+
+
+class Validation(NamedTuple):
+    """One validation pass."""
+
+    fvu: float
+    """sum |x - x_hat|^2 / sum |x - mean|^2, the mean being that of the rows read."""
+    l0: float
+    activations: int
+
+
+@torch.no_grad()
+def validate(sae: Autoencoder, batches: Iterable[Tensor]) -> Validation:
+    """Measure `sae` on `batches` of raw activations `[B, d]`, codes selected as training selects them."""
+    device = sae.W_enc.device
+    residual = squares = active = 0.0
+    total = torch.zeros(sae.config.d, dtype=torch.float64, device=device)
+    rows = 0
+    for batch in batches:
+        x = batch.to(device).float()
+        codes = sae.encode(x, exact=False)
+        residual += float((x - sae.decode(codes)).double().square().sum())
+        centred = (x - sae.mean).double()  # about the store's mean, so that the difference below loses no digits
+        squares += float(centred.square().sum())
+        total += centred.sum(0)
+        active += codes.l0() * len(x)
+        rows += len(x)
+    variance = squares - float(total.square().sum()) / max(rows, 1)
+    return Validation(residual / variance if variance > 0 else float("nan"), active / max(rows, 1), rows)

@@ -1,0 +1,162 @@
+"""The stages `examples` and `explanations` on a real store: exact, resumable, and with errors that help."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from monosem.corpus.sentences import Sentences
+from monosem.errors import RecipeError, RunError, StoreError
+from monosem.interpret import cards, examples, explain, tables
+from monosem.lm.source import open_model
+from monosem.run import Run
+from monosem.sae import files
+from monosem.store import shards
+
+FILES = (tables.EXAMPLES, tables.SENTENCES, tables.LATENTS)
+
+
+def dense_codes(run: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """[rows, n] codes of the whole store, with sentence and position of each row."""
+    encoder = files.load(run.folder("sae") / "final")
+    stored = [shards.read(path) for path in shards.open_shards(run.folder("activations", run.recipe.hook_point)).paths]
+    dense = [encoder.encode(part).dense() for rows in stored for part in rows.activations.split(examples.ENCODE_ROWS)]
+    sentence = torch.cat([rows.sentence for rows in stored]).numpy()
+    return torch.cat(dense).numpy(), sentence, torch.cat([rows.position for rows in stored]).numpy()
+
+
+def test_examples_equal_the_dense_computation(trained: Run):
+    counts = examples.make(trained).manifest.counts
+    dense, sentence, position = dense_codes(trained)
+    table = pq.read_table(trained.folder("examples") / tables.EXAMPLES)
+    assert counts["rows"] == table.num_rows
+    found: dict[tuple[int, str], list] = {}
+    for row in table.to_pylist():
+        found.setdefault((row["latent"], row["aggregation"]), []).append(row)
+    numbers, starts = np.unique(sentence, return_index=True)
+    lengths = np.diff(starts, append=len(sentence))
+    scores = {
+        "mean": (np.add.reduceat(dense, starts, dtype=np.float64) / lengths[:, None]).astype(np.float32),
+        "last": dense[starts + lengths - 1],
+        "max": np.maximum.reduceat(dense, starts),
+    }
+    for aggregation, score in scores.items():
+        for latent in range(dense.shape[1]):
+            order = np.lexsort((numbers, -score[:, latent]))[: trained.recipe.examples.top]
+            order = order[score[order, latent] > 0]
+            rows = found.get((latent, aggregation), [])
+            assert [row["sentence"] for row in rows] == numbers[order].tolist()
+            assert [row["value"] for row in rows] == score[order, latent].tolist()
+            assert [row["rank"] for row in rows] == list(range(len(order)))
+            for row in rows[:3]:
+                mine = np.flatnonzero((sentence == row["sentence"]) & (dense[:, latent] > 0))
+                assert row["positions"] == position[mine].tolist()
+                assert row["values"] == dense[mine, latent].tolist()
+
+
+def test_statistics_and_sentences_are_those_of_the_store(trained: Run):
+    counts = examples.make(trained).manifest.counts
+    dense, sentence, _ = dense_codes(trained)
+    latents = pq.read_table(trained.folder("examples") / tables.LATENTS)
+    fires = (dense > 0).sum(0)
+    assert latents["fire_count"].to_pylist() == fires.tolist()
+    assert latents["density"].to_pylist() == (fires / len(dense)).tolist()
+    assert latents["max"].to_pylist() == dense.max(0).tolist()
+    assert counts["dead"] == (fires == 0).sum()
+    starts = np.unique(sentence, return_index=True)[1]
+    assert latents["sentence_count"].to_pylist() == (np.maximum.reduceat(dense, starts) > 0).sum(0).tolist()
+
+    shown = pq.read_table(trained.folder("examples") / tables.SENTENCES).to_pylist()
+    source = Sentences(trained.folder("sentences")).take([row["sentence"] for row in shown]).to_pylist()
+    tokenizer = open_model(trained.recipe.model).tokenizer
+    assert [row["text"] for row in shown] == [row["text"] for row in source]
+    assert [row["label"] for row in shown] == [row["label"] for row in source]
+    for row in shown[::50]:
+        pieces = [row["text"][start:end] for start, end in zip(row["starts"], row["ends"], strict=True)]
+        assert pieces == tokenizer.pieces(tokenizer.encode(row["text"]))
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from monosem.interpret import examples
+from monosem.run import Run
+examples.SAVE_SECONDS = 0.0
+original, calls = examples.{function}, []
+def dies(*arguments):
+    calls.append(1)
+    if len(calls) > {calls}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(*arguments)
+examples.{function} = dies
+examples.make(Run.open(Path(sys.argv[1])))
+"""
+
+
+@pytest.mark.parametrize(("function", "calls"), [("collect_shard", 2), ("_with_spans", 0)])
+def test_killed_and_made_again_gives_the_same_bytes(trained: Run, function, calls, monkeypatch):
+    script = KILLED.format(function=function, calls=calls)
+    ended = subprocess.run([sys.executable, "-c", script, str(trained.path)], check=False, capture_output=True)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
+    assert (trained.folder("examples") / examples.STATE).exists()
+    read: list[Path] = []
+    original = shards.read
+    monkeypatch.setattr(shards, "read", lambda path: read.append(path) or original(path))
+    examples.make(trained)
+    resumed = {name: (trained.folder("examples") / name).read_bytes() for name in FILES}
+    total = len(shards.open_shards(trained.folder("activations", trained.recipe.hook_point)).paths)
+    assert len(read) == (total - calls if calls else 0), "finished shards are not read again"
+    assert sorted(path.name for path in trained.folder("examples").iterdir()) == sorted([*FILES, "manifest.json"])
+    trained.remove(["examples"])
+    examples.make(trained)
+    assert {name: (trained.folder("examples") / name).read_bytes() for name in FILES} == resumed
+
+
+def test_every_latent_has_a_line_and_says_why_when_it_has_no_explanation(trained: Run):
+    examples.make(trained)
+    counts = explain.make(trained).manifest.counts
+    lines = (trained.folder("explanations") / explain.EXPLANATIONS).read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert [row["latent"] for row in rows] == list(range(trained.recipe.sae.n))
+    fires = cards.read_statistics(trained.path)["fire_count"].to_pylist()
+    for row in rows:
+        assert (row["explanation"] is None) == (row["reason"] is not None) == (row["certainty"] is None)
+        assert row["provider"] == "lexical"
+        assert row["explanation"] is None or 0 <= row["certainty"] <= 1
+        assert (fires[row["latent"]] == 0) == (row["reason"] or "").startswith("dead")
+    assert counts["explained"] == sum(row["explanation"] is not None for row in rows) > 0
+    first = (trained.folder("explanations") / explain.EXPLANATIONS).read_bytes()
+    trained.remove(["explanations"])
+    explain.make(trained)
+    assert (trained.folder("explanations") / explain.EXPLANATIONS).read_bytes() == first
+
+
+def test_a_damaged_shard_is_named(trained: Run):
+    folder = trained.folder("activations", trained.recipe.hook_point)
+    shard = sorted(folder.glob("*.safetensors"))[1]
+    content = bytearray(shard.read_bytes())
+    content[-5] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(StoreError, match=shard.name):
+        examples.make(trained)
+
+
+def test_what_is_missing_is_told(trained: Run):
+    with pytest.raises(RunError, match="examples has not been made"):
+        explain.make(trained)
+    with pytest.raises(RunError, match=r"latents\.parquet: no such file; make it with: monosem examples"):
+        cards.card(trained.path, 0)
+
+
+def test_an_aggregation_without_examples_cannot_be_explained(trained: Run):
+    only_mean = trained.recipe.examples.model_copy(update={"aggregations": ("mean",)})
+    run = Run(trained.path, trained.recipe.model_copy(update={"examples": only_mean}))
+    examples.make(run)
+    with pytest.raises(RecipeError, match=r"explain\.aggregation = 'max' is not among"):
+        explain.make(run)

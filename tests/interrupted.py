@@ -1,0 +1,56 @@
+"""Runs a stage in processes that are killed (SIGKILL) again and again, until one of them reaches the end."""
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+SCRIPT = """
+import os, pathlib, signal
+{setup}
+
+def killed_at(count):
+    replace = pathlib.Path.replace
+    left = count
+    def counted(self, target):
+        nonlocal left
+        left -= 1
+        if left == 0 and count % 2:
+            os.kill(os.getpid(), signal.SIGKILL)  # the file is written, but has not got its name
+        renamed = replace(self, target)
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)  # it has its name, but nobody has written that down
+        return renamed
+    pathlib.Path.replace = counted
+    make()
+    os._exit(0)
+
+kills = 0
+while True:
+    child = os.fork()
+    if child == 0:
+        killed_at(kills + 1)
+    status = os.waitpid(child, 0)[1]
+    if status == 0:
+        break
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, status
+    kills += 1
+print(kills)
+"""
+
+
+def make_with_kills(setup: str) -> int:
+    """Call the `make()` that `setup` defines until it ends; the n-th process is killed at its n-th finished file.
+
+    Returns how many were killed.
+    """
+    script = SCRIPT.format(setup=textwrap.dedent(setup))
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return int(done.stdout.split()[-1])
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below `folder` but manifests, whose times differ."""
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file.name != "manifest.json"]
+    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in files}

@@ -1,0 +1,168 @@
+"""The shuffle on disk: every row once, split by sentence, independent of the order it came in and of the workers."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from interrupted import contents, make_with_kills
+from scipy.stats import chi2_contingency, chisquare
+from source_store import Made, in_order, make_store, read_all
+
+from monosem.errors import StoreError
+from monosem.recipe import PrepareRecipe
+from monosem.run import Manifest, Stage
+from monosem.store import prepare
+from monosem.store.prepare import Plan, is_validation
+from monosem.store.stats import Statistics
+
+FRACTION = 0.2
+
+
+class ManyShards(Plan):
+    """Five buckets for training and two for validation, though the store is small."""
+
+    @classmethod
+    def of(cls, source: Manifest, recipe: PrepareRecipe) -> Plan:
+        del source, recipe
+        return cls(5, 2)
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
+    monkeypatch.setattr(prepare, "Plan", ManyShards)
+    return make_store(tmp_path)
+
+
+def prepared(store: Made, name: str = "x", seed: int = 3, workers: int = 2, fraction: float = FRACTION) -> Stage:
+    run = store.stage.path.parent.parent
+    stage = Stage(run / "batches" / name, "batches", {"seed": seed}, {})
+    recipe = PrepareRecipe(validation_fraction=fraction, workers=workers)
+    prepare._Preparation(store.stage, stage, recipe, seed).make()
+    return stage
+
+
+def test_every_row_lands_once_on_its_side(store: Made) -> None:
+    stage = prepared(store)
+    train, validation = read_all(stage.path, "train-"), read_all(stage.path, "validation-")
+    assert not is_validation(train.sentence, FRACTION, 3).any()
+    assert is_validation(validation.sentence, FRACTION, 3).all()
+    both = type(train)(*(torch.cat(pair) for pair in zip(train, validation, strict=True)))
+    for found, expected in zip(in_order(both), in_order(store.rows), strict=True):
+        assert torch.equal(found, expected)
+    assert stage.manifest.counts["train"] == len(train.token)
+    assert stage.manifest.counts["validation"] == len(validation.token)
+    assert len([shard for shard in stage.shards if shard.name.startswith("train-")]) == 5
+    assert not (stage.path / "scatter").exists()
+
+
+def test_statistics_are_those_of_the_training_rows(store: Made) -> None:
+    stage = prepared(store)
+    train = read_all(stage.path, "train-").activations.double().numpy()
+    found = Statistics.load(stage.path)
+    assert found.count == len(train)
+    np.testing.assert_allclose(found.mean, train.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(found.variance, train.var(0), rtol=1e-6)
+    assert stage.manifest.counts["total_variance"] == pytest.approx(train.var(0).sum(), rel=1e-6)
+
+
+def test_workers_change_no_byte_and_the_seed_does(store: Made) -> None:
+    one, three = prepared(store, "one", workers=1), prepared(store, "three", workers=3)
+    assert contents(one.path) == contents(three.path)
+    assert contents(one.path) != contents(prepared(store, "other", seed=4).path)
+
+
+def test_place_in_the_store_is_independent_of_the_place_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepare, "Plan", ManyShards)
+    store = make_store(tmp_path, sentences=9000, d=2, per_shard=1500)
+    stage = prepared(store)
+    token = read_all(stage.path, "train-").token.numpy()
+    before = token * 20 // len(store.rows.token)
+    after = np.arange(len(token)) * 20 // len(token)
+    table = np.histogram2d(before, after, bins=20)[0]
+    p = np.asarray(chi2_contingency(table)[1])
+    assert p > 0.001
+    neighbours = np.abs(np.diff(token)) < 12  # of one sentence, mostly
+    assert neighbours.mean() < 0.002
+
+
+def test_killed_anywhere_it_ends_with_the_same_bytes(store: Made) -> None:
+    whole = prepared(store, "whole")
+    run = store.stage.path.parent.parent
+    kills = make_with_kills(
+        f"""
+        from pathlib import Path
+        from monosem.recipe import PrepareRecipe
+        from monosem.run import Stage, read_manifest
+        from monosem.store import prepare
+        class ManyShards(prepare.Plan):
+            @classmethod
+            def of(cls, source, recipe):
+                return cls(5, 2)
+        prepare.Plan = ManyShards
+        run = Path({str(run)!r})
+        def make():
+            source = Stage(run / "activations" / "1.resid_post", "activations", {{"made": "for a test"}}, {{}})
+            stage = Stage(run / "batches" / "killed", "batches", {{"seed": 3}}, {{}})
+            recipe = PrepareRecipe(validation_fraction={FRACTION}, workers=2)
+            prepare._Preparation(source, stage, recipe, 3).make()
+        """
+    )
+    assert kills >= 4
+    assert contents(run / "batches" / "killed") == contents(whole.path)
+
+
+def test_a_damaged_source_shard_is_named_and_the_stage_goes_on_once_it_is_mended(store: Made) -> None:
+    file = store.stage.path / store.stage.shards[2].name
+    good = file.read_bytes()
+    file.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    with pytest.raises(StoreError, match=rf"{file}: damaged.*--redo capture"):
+        prepared(store)
+    file.write_bytes(good)
+    prepared(store, "y")
+    assert contents(prepared(store).path) == contents(prepared(store, "y").path)
+
+
+def test_a_split_that_leaves_nothing_is_an_error(tmp_path: Path) -> None:
+    store = make_store(tmp_path, sentences=3, per_shard=3)
+    with pytest.raises(StoreError, match=r"prepare.validation_fraction = 1e-09 leaves no activation to validate with"):
+        prepared(store, fraction=1e-9)
+
+
+def test_too_small_a_disk_is_said_first(store: Made) -> None:
+    store.stage.manifest.shards[0] = store.stage.shards[0].model_copy(update={"bytes": 10**18})
+    store.stage.shards[0] = store.stage.manifest.shards[0]
+    with pytest.raises(StoreError, match=r"prepare needs 2000000000.* GB are free"):
+        prepared(store)
+
+
+@given(st.floats(0.01, 0.99), st.integers(0, 2**40))
+def test_the_split_is_a_fair_draw_that_everybody_can_repeat(fraction: float, seed: int) -> None:
+    ids = np.arange(20_000)
+    held_out = is_validation(ids, fraction, seed)
+    assert abs(held_out.mean() - fraction) < 5 * (fraction * (1 - fraction) / len(ids)) ** 0.5
+    np.testing.assert_array_equal(is_validation(torch.from_numpy(ids[7000:7100]), fraction, seed), held_out[7000:7100])
+
+
+def test_the_split_does_not_depend_on_the_place_of_a_sentence() -> None:
+    held_out = is_validation(np.arange(200_000), 0.1, 0)
+    assert chisquare(held_out.reshape(100, -1).sum(1)).pvalue > 0.001
+    assert (held_out != is_validation(np.arange(200_000), 0.1, 1)).any()
+
+
+def test_the_number_of_shards_follows_from_bytes() -> None:
+    shard = {"name": "a", "rows": 1, "sha256": ""}
+    source = Manifest.model_validate(
+        {
+            "stage": "activations",
+            "recipe": {},
+            "inputs": {},
+            "fingerprint": "",
+            "shards": [{**shard, "bytes": 40 << 20}],
+        }
+    )
+    assert Plan.of(source, PrepareRecipe(shard_mb=10, validation_fraction=0.05)) == Plan(4, 1)
+    assert Plan.of(source, PrepareRecipe(shard_mb=512)) == Plan(1, 1)
+    assert Plan(2, 1).names == ["train-00000.safetensors", "train-00001.safetensors", "validation-00000.safetensors"]
