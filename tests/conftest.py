@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,17 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from monosem import assets
+
+
+@pytest.fixture(autouse=True)
+def _one_thread_for_small_models(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Threads that wait for each other cost small models more than they compute."""
+    threads = torch.get_num_threads()
+    if request.node.get_closest_marker("model") is None:
+        torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
 
 TOPICS = {
     "sea": ["ship", "harbour", "sailor", "wave", "storm", "anchor", "island", "tide", "captain", "rope"],

@@ -56,11 +56,16 @@ def random_activations(rows: int = 200, seed: int = 0) -> Tensor:
     return torch.randn(rows, D, generator=generator) * torch.linspace(0.5, 3, D) + torch.linspace(-1, 2, D)
 
 
-def random_sae(normalisation: Normalisation = "dataset", seed: int = 0, hook_point: str = HOOK_POINT) -> Autoencoder:
+def random_sae(
+    normalisation: Normalisation = "dataset",
+    seed: int = 0,
+    hook_point: str = HOOK_POINT,
+    norm_threshold: float | None = None,
+) -> Autoencoder:
     """An untrained SAE; its encoder differs from its decoder, and no bias is zero."""
     generator = torch.Generator().manual_seed(seed)
     x = random_activations()
-    config = SaeConfig(D, N, K, normalisation=normalisation, hook_point=hook_point)
+    config = SaeConfig(D, N, K, normalisation=normalisation, hook_point=hook_point, norm_threshold=norm_threshold)
     statistics = dataset_statistics(x.mean(0), x.var(0)) if normalisation == "dataset" else None
     sae = Autoencoder(config, generator, statistics, b_pre=0.1 * torch.randn(D, generator=generator))
     with torch.no_grad():

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from monosem import progress
 from monosem.progress import JsonlSink, Sinks, read_metrics
 

@@ -139,12 +139,12 @@ def search(arguments: SearchArguments) -> None:
 
 
 def complete(arguments: CompleteArguments) -> None:
-    from monosem import steer
+    from monosem import steering
     from monosem.app import terminal
     from monosem.lm.generate import Sampling
 
     run_ = _opened(arguments)
-    edits = [steer.parse(text, arguments.mode) for text in arguments.steer]
+    edits = [steering.parse(text, arguments.mode) for text in arguments.steer]
     sampling = Sampling(arguments.max_new_tokens, arguments.temperature, arguments.top_p, arguments.seed)
     terminal.complete(
         run_,

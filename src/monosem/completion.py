@@ -20,7 +20,7 @@ from monosem.lm.protocol import LanguageModel
 from monosem.lm.source import open_model
 from monosem.run import Run
 from monosem.sae import files
-from monosem.steer import Edit, Steering, norm_threshold, observed_maxima, within
+from monosem.steering import Edit, Steering, observed_maxima, within
 
 
 class ActiveLatent(NamedTuple):
@@ -74,7 +74,6 @@ class Completer:
         if not folder.is_dir():
             raise RunError(f"{run.path}: has no trained SAE yet; make it with: monosem run {run.path}")
         self.sae = files.load(folder)
-        self._threshold = norm_threshold(run)
         self._maxima = observed_maxima(run, self.sae.config.n)
 
     def complete(
@@ -95,9 +94,7 @@ class Completer:
             SaeError: an edit does not fit the SAE; found before the model is loaded.
             ModelError: a prompt is empty or too long, or the sampling is out of range.
         """
-        hook = Steering(
-            self.sae, edits, self._maxima, error_preserving=error_preserving, norm_threshold=self._threshold
-        )
+        hook = Steering(self.sae, edits, self._maxima, error_preserving=error_preserving)
         tokenizer = self.model.tokenizer
         ids = [tokenizer.encode(prompt) for prompt in prompts]
         # no edit and no replacement: no hook, so that the plain text costs nothing more
@@ -124,7 +121,7 @@ class Completer:
             packed = Packed.pack([[*prompt, *added]], self.model.device)
             x = self.model.activations(packed, [hook_point])[hook_point][len(prompt) :]
             codes = self.sae.encode(x)  # strongest first
-            values = torch.where(within(x, self._threshold)[:, None], codes.values, 0)[:, :most]
+            values = torch.where(within(x, self.sae.config.norm_threshold)[:, None], codes.values, 0)[:, :most]
             found.append((values.tolist(), codes.indices[:, :most].tolist()))
         named = {latent for _, indices in found for row in indices for latent in row}
         explained = {row["latent"]: row for row in cards.read_explanations(self._run.path, named)}

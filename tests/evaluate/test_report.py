@@ -50,8 +50,7 @@ def folder(tmp_path: Path) -> Path:
     collector = Collector(N, 5, ("mean", "last", "max"))
     collector.add(rng.random(indices.shape, dtype=np.float32), indices, sentence, position)
     (tmp_path / "examples").mkdir()
-    collected = {name: collector.entries(name) for name in ("mean", "last", "max")}
-    tables.write_examples(tmp_path / "examples" / tables.EXAMPLES, collected, N)
+    tables.write_examples(tmp_path / "examples" / tables.EXAMPLES, collector)
     columns = {
         "sentence": np.arange(60),
         "document": np.arange(60),

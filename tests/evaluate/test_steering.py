@@ -13,7 +13,7 @@ from monosem.evaluate.steering import Candidate, compare, repetition, write
 from monosem.lm.generate import Sampling, collect
 from monosem.lm.packed import Packed
 from monosem.sae.autoencoder import Normalisation
-from monosem.steer import Edit, Steering
+from monosem.steering import Edit, Steering
 
 SENTENCES = random_sentences(30)
 
@@ -23,10 +23,10 @@ def candidates(model, sae, latents=(2, 9), maximum=3.0):
     return [Candidate(latent, maximum, ids) for latent, ids in zip(latents, raised, strict=True)]
 
 
-def check(seed=0, threshold=math.inf, normalisation: Normalisation = "dataset", controls=6):
-    model, sae = random_llama(), random_sae(normalisation)
+def check(seed=0, threshold=None, normalisation: Normalisation = "dataset", controls=6):
+    model, sae = random_llama(), random_sae(normalisation, norm_threshold=threshold)
     chosen = candidates(model, sae)
-    return compare(Replay(model, HOOK_POINT), sae, chosen, SENTENCES, threshold, controls=controls, seed=seed)
+    return compare(Replay(model, HOOK_POINT), sae, chosen, SENTENCES, controls=controls, seed=seed)
 
 
 @pytest.mark.parametrize("normalisation", ["layer", "dataset", "none"])
@@ -70,7 +70,7 @@ def test_sinks_are_neither_steered_nor_counted():
     tokens = torch.tensor(candidates(model, sae)[0].tokens)
     kept = norms <= threshold
     clean = model.logits(packed).softmax(1)[kept][:, tokens].sum(1).mean()
-    with model.hooks({HOOK_POINT: Steering(sae, [Edit(2, 3.0)], norm_threshold=threshold)}):
+    with model.hooks({HOOK_POINT: Steering(random_sae(norm_threshold=threshold), [Edit(2, 3.0)])}):
         steered = model.logits(packed).softmax(1)[kept][:, tokens].sum(1).mean()
     assert check(threshold=threshold)[0].effect.factor == pytest.approx((steered / clean).item(), rel=1e-4)
 
@@ -79,7 +79,7 @@ def test_each_row_of_the_batch_is_steered_by_its_own_push(monkeypatch):
     monkeypatch.setattr(steering, "NEW_TOKENS", 12)
     model, sae = random_llama(), random_sae()
     pushes = torch.stack([torch.zeros(D), 20 * sae.direction(2), 20 * sae.direction(9)])
-    texts = write(Replay(model, HOOK_POINT), sae, pushes, math.inf)
+    texts = write(Replay(model, HOOK_POINT), sae, pushes)
     assert len({text.samples[0] for text in texts}) == 3
     for text, push in zip(texts, pushes, strict=True):
         for start, sample in zip(steering.SAMPLE_PROMPTS, text.samples, strict=True):
@@ -92,9 +92,7 @@ def test_each_row_of_the_batch_is_steered_by_its_own_push(monkeypatch):
 def test_perplexity_is_the_clean_models(monkeypatch):
     monkeypatch.setattr(steering, "NEW_TOKENS", 5)
     model, sae = random_llama(), random_sae()
-    plain, steered = write(
-        Replay(model, HOOK_POINT), sae, torch.stack([torch.zeros(D), 20 * sae.direction(2)]), math.inf
-    )
+    plain, steered = write(Replay(model, HOOK_POINT), sae, torch.stack([torch.zeros(D), 20 * sae.direction(2)]))
     losses = []
     for start, sample in zip(steering.SAMPLE_PROMPTS, steered.samples, strict=True):
         prompt, new = model.tokenizer.encode(start), model.tokenizer.encode(sample, special=True)
@@ -114,6 +112,6 @@ def test_repetition():
 def test_without_candidates_or_long_sentences():
     model, sae = random_llama(), random_sae()
     replay = Replay(model, HOOK_POINT)
-    assert compare(replay, sae, [], SENTENCES, math.inf, controls=2, seed=0) == []
-    short = compare(replay, sae, candidates(model, sae), [[1, 2]], math.inf, controls=2, seed=0)
+    assert compare(replay, sae, [], SENTENCES, controls=2, seed=0) == []
+    short = compare(replay, sae, candidates(model, sae), [[1, 2]], controls=2, seed=0)
     assert all(math.isfinite(one.effect.factor) for one in short)

@@ -46,9 +46,7 @@ def folder(tmp_path: Path) -> Path:
     collector.add(values, np.tile([0, 1], (len(sentence), 1)), sentence, position)
     examples = tmp_path / "examples"
     examples.mkdir()
-    tables.write_examples(
-        examples / tables.EXAMPLES, {name: collector.entries(name) for name in ("mean", "last", "max")}, 3
-    )
+    tables.write_examples(examples / tables.EXAMPLES, collector)
     columns = {
         "sentence": list(range(4)),
         "document": [0] * 4,

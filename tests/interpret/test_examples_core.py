@@ -67,12 +67,18 @@ def collect(codes: Codes, n: int, top: int, block: int = 500) -> Collector:
     return collector
 
 
+def best(collector: Collector, aggregation: str) -> ranking.Entries:
+    """All parts as one."""
+    return ranking.concatenate(collector.parts(aggregation))
+
+
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 @pytest.mark.parametrize(("n", "k", "top", "merge_after"), [(40, 6, 7, 1), (40, 6, 7, 1 << 19), (300, 4, 50, 900)])
 def test_equals_the_dense_computation_ties_included(aggregation, n, k, top, merge_after, monkeypatch):
     monkeypatch.setattr(ranking, "MERGE_AFTER", merge_after)
     codes = random_codes(seed=n, sentences=5000, n=n, k=k)
-    entries = collect(codes, n, top).entries(aggregation)
+    monkeypatch.setattr(ranking, "RANGE", 16)
+    entries = best(collect(codes, n, top), aggregation)
     expected = dense_top(codes, n, aggregation, top)
     found: dict[int, list[tuple[int, float]]] = {latent: [] for latent in range(n)}
     for latent, sentence, score in zip(entries.latent, entries.sentence, entries.score, strict=True):
@@ -82,7 +88,7 @@ def test_equals_the_dense_computation_ties_included(aggregation, n, k, top, merg
 
 def test_kept_tokens_are_where_the_latent_fires():
     values, indices, sentence, position = codes = random_codes(seed=1, sentences=400, n=30, k=5)
-    entries = collect(codes, n=30, top=9).entries("mean")
+    entries = best(collect(codes, n=30, top=9), "mean")
     ends = np.cumsum(entries.length)
     for i in range(0, len(entries.latent), 7):
         tokens = slice(ends[i] - entries.length[i], ends[i])
@@ -112,7 +118,7 @@ def test_nothing_fires():
     assert len(firings.latent) == 0
     collector = Collector(4, 5, AGGREGATIONS)
     collector.add(np.zeros((3, 2), np.float32), np.tile([0, 1], (3, 1)), np.arange(3), np.zeros(3, np.int32))
-    assert len(collector.entries("max").latent) == 0
+    assert len(best(collector, "max").latent) == 0
     assert collector.statistics.fire_count.sum() == 0
 
 
@@ -130,7 +136,7 @@ def test_saved_state_goes_on_as_if_never_interrupted(tmp_path):
         codes.add_to(second, rows)
     assert second.rows == whole.rows
     for aggregation in AGGREGATIONS:
-        for found, expected in zip(second.entries(aggregation), whole.entries(aggregation), strict=True):
+        for found, expected in zip(best(second, aggregation), best(whole, aggregation), strict=True):
             np.testing.assert_array_equal(found, expected)
     for found, expected in zip(second.statistics, whole.statistics, strict=True):
         np.testing.assert_array_equal(found, expected)
@@ -139,17 +145,16 @@ def test_saved_state_goes_on_as_if_never_interrupted(tmp_path):
 def test_one_latent_is_read_from_its_row_groups(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "ROWS_IN_GROUP", 64)
     collector = collect(random_codes(seed=4, sentences=800, n=50, k=4), n=50, top=8)
-    collected = {aggregation: collector.entries(aggregation) for aggregation in AGGREGATIONS}
-    rows = tables.write_examples(tmp_path / tables.EXAMPLES, collected, n=50)
-    assert rows == sum(len(entries.latent) for entries in collected.values())
+    rows = tables.write_examples(tmp_path / tables.EXAMPLES, collector)
+    assert rows == sum(len(best(collector, aggregation).latent) for aggregation in AGGREGATIONS)
     for latent in (0, 17, 49):
         table = tables.read_sorted(tmp_path / tables.EXAMPLES, "latent", [latent])
         assert set(table["latent"].to_pylist()) == {latent}
         keys = list(zip(table["aggregation"].to_pylist(), table["rank"].to_pylist(), strict=True))
         assert keys == sorted(keys)
-        entries = collected["max"]
+        entries = best(collector, "max")
         mine = np.flatnonzero(entries.latent == latent)
-        best = [row for row in table.to_pylist() if row["aggregation"] == "max"]
-        assert [row["sentence"] for row in best] == entries.sentence[mine].tolist()
-        assert [len(row["positions"]) for row in best] == entries.length[mine].tolist()
-        assert [max(row["values"]) for row in best] == entries.score[mine].tolist()
+        listed = [row for row in table.to_pylist() if row["aggregation"] == "max"]
+        assert [row["sentence"] for row in listed] == entries.sentence[mine].tolist()
+        assert [len(row["positions"]) for row in listed] == entries.length[mine].tolist()
+        assert [max(row["values"]) for row in listed] == entries.score[mine].tolist()

@@ -1,28 +1,17 @@
 """A small random model, and the embedded one, each in both implementations."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from small_models import random_llama, small_config, write_folder
 from transformers import AutoConfig, LlamaForCausalLM
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
 from monosem.lm.checkpoint import load_model
 from monosem.lm.llama import Llama
-
-
-@pytest.fixture(autouse=True)
-def _one_thread_for_small_models(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Threads that wait for each other cost small models more than they compute."""
-    threads = torch.get_num_threads()
-    if request.node.get_closest_marker("model") is None:
-        torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -47,7 +47,7 @@ def make_store(run: Path, sentences: int = 600, d: int = 24, per_shard: int = 15
         name = f"activations-{number:05d}.safetensors"
         shards.write(stage.path / name, {field: tensor[chosen] for field, tensor in rows._asdict().items()})
         stage.add_shard(name, int(chosen.sum()))
-    stage.finish(rows=len(rows.sentence), d=d)
+    stage.finish(rows=len(rows.sentence), d=d, norm_threshold=123.0)
     return Made(stage, rows)
 
 

@@ -55,6 +55,7 @@ def test_every_row_lands_once_on_its_side(store: Made) -> None:
     assert stage.manifest.counts["train"] == len(train.token)
     assert stage.manifest.counts["validation"] == len(validation.token)
     assert len([shard for shard in stage.shards if shard.name.startswith("train-")]) == 5
+    assert stage.manifest.counts["norm_threshold"] == 123.0
     assert not (stage.path / "scatter").exists()
 
 

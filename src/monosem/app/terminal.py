@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from monosem import steer
+from monosem import steering
 from monosem.completion import Completer, Completion, ReadToken
 from monosem.interpret import cards, terminal
 from monosem.lm.generate import Sampling
@@ -39,7 +39,7 @@ def search(run: Run, words: str, limit: int, *, as_json: bool) -> None:
 def complete(
     run: Run,
     prompts: Sequence[str],
-    edits: Sequence[steer.Edit],
+    edits: Sequence[steering.Edit],
     sampling: Sampling,
     *,
     replace: bool,

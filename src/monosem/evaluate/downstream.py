@@ -18,7 +18,7 @@ from monosem.errors import StoreError
 from monosem.evaluate.reconstruction import Figures, Reconstruct, Totals
 from monosem.evaluate.replay import HEAD_ROWS, Replay, packs
 from monosem.lm.packed import Packed
-from monosem.steer import within
+from monosem.steering import within
 
 SMALLEST_LOG_P = -80.0  # below, probabilities would be subnormal numbers, with which a CPU is 20 times slower
 
@@ -26,7 +26,7 @@ SMALLEST_LOG_P = -80.0  # below, probabilities would be subnormal numbers, with 
 class Dropped(NamedTuple):
     """Which vectors capture left out of the store."""
 
-    norm_threshold: float
+    norm_threshold: float | None
     """Those with a larger norm."""
     first: bool
     """The first token of every sentence."""

@@ -16,7 +16,7 @@ from monosem.evaluate.replay import HEAD_ROWS, Replay
 from monosem.lm.hookpoints import HookPoint
 from monosem.lm.protocol import LanguageModel
 from monosem.sae.autoencoder import Autoencoder
-from monosem.steer import spread
+from monosem.steering import spread
 
 NEUTRAL_PROMPT = "In my experience,"
 TOP_TOKENS = 20

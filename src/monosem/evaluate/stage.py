@@ -27,7 +27,6 @@ from monosem.interpret import examples
 from monosem.lm.source import open_model
 from monosem.run import Run, Stage, atomic_path, write_text
 from monosem.sae import files
-from monosem.steer import norm_threshold
 from monosem.store import activations, loader, prepare
 from monosem.store.stats import Statistics
 from monosem.train import loop
@@ -89,7 +88,6 @@ class _Parts:
 
     def __init__(self, run: Run, folder: Path) -> None:
         self.run, self.recipe, self.folder = run, run.recipe, folder
-        self.threshold = norm_threshold(run)
         self.batches = run.folder("batches", run.recipe.hook_point)
         self.sae = files.load(run.folder("sae") / "final")
 
@@ -116,7 +114,7 @@ class _Parts:
             self.held_out,
             self.methods,
             everywhere=("sae", "zero", "mean"),
-            dropped=downstream.Dropped(self.threshold, self.recipe.capture.drop_first),
+            dropped=downstream.Dropped(self.sae.config.norm_threshold, self.recipe.capture.drop_first),
             batch_tokens=self.recipe.evaluate.batch_tokens,
         )
         measured = {
@@ -156,7 +154,6 @@ class _Parts:
             self.sae,
             [steering.Candidate(row["latent"], row["max"], row["raised_ids"]) for row in chosen],
             self.held_out,
-            self.threshold,
             controls=self.recipe.evaluate.steering_controls,
             seed=self.recipe.seed,
         )

@@ -22,7 +22,7 @@ from monosem.lm.generate import Sampling, Step
 from monosem.lm.packed import Packed
 from monosem.lm.protocol import LanguageModel
 from monosem.sae.autoencoder import Autoencoder
-from monosem.steer import spread, within
+from monosem.steering import spread, within
 
 PROMPTS = 6
 PROMPT_TOKENS = 8
@@ -97,7 +97,6 @@ def compare(
     sae: Autoencoder,
     candidates: Sequence[Candidate],
     sentences: Sequence[Sequence[int]],
-    norm_threshold: float,
     *,
     controls: int,
     seed: int,
@@ -106,14 +105,13 @@ def compare(
 
     Args:
         sentences: held-out token ids, whose beginnings are the prompts.
-        norm_threshold: activations with a larger norm pass unsteered.
         seed: decides the random directions.
     """
     if not candidates:
         return []
     pushes = torch.stack([sae.direction(one.latent) * one.maximum for one in candidates])
     prompts = [ids[:PROMPT_TOKENS] for ids in sentences if len(ids) >= PROMPT_TOKENS][:PROMPTS]
-    trial = _Trial(replay, sae, prompts or [replay.model.tokenizer.encode(NEUTRAL_PROMPT)], norm_threshold)
+    trial = _Trial(replay, sae, prompts or [replay.model.tokenizer.encode(NEUTRAL_PROMPT)])
     generator = torch.Generator().manual_seed(seed)
     found = []
     with progress.progress("steering", len(candidates), "latents") as advance:
@@ -123,20 +121,18 @@ def compare(
             factor, *of_controls = trial.factors(torch.cat([push[None], others]), torch.tensor(one.tokens))
             found.append(Effect(factor, of_controls))
             advance(1)
-    plain, *texts = write(replay, sae, torch.cat([torch.zeros_like(pushes[:1]), pushes]), norm_threshold)
+    plain, *texts = write(replay, sae, torch.cat([torch.zeros_like(pushes[:1]), pushes]))
     return [Outcome(*one, plain, text) for one, text in zip(zip(candidates, found, strict=True), texts, strict=True)]
 
 
 class _Trial:
     """Prompts whose next tokens are watched while something is added at every position but the sinks."""
 
-    def __init__(
-        self, replay: Replay, sae: Autoencoder, prompts: Sequence[Sequence[int]], norm_threshold: float
-    ) -> None:
+    def __init__(self, replay: Replay, sae: Autoencoder, prompts: Sequence[Sequence[int]]) -> None:
         self._replay, self._prompts = replay, prompts
         packed = replay.pack(prompts)
         self._x = replay.activations(packed)
-        self._edited = within(self._x, norm_threshold).nonzero().squeeze(1)
+        self._edited = within(self._x, sae.config.norm_threshold).nonzero().squeeze(1)
         self._spread = spread(sae, self._x)[self._edited]
         self._clean = replay.final(packed, self._x)[self._edited]
 
@@ -156,13 +152,13 @@ class _Trial:
         return torch.cat([piece.log_softmax(1)[:, tokens.to(piece.device)].exp().sum(1) for piece in pieces])
 
 
-def write(replay: Replay, sae: Autoencoder, pushes: Tensor, norm_threshold: float) -> list[Text]:
+def write(replay: Replay, sae: Autoencoder, pushes: Tensor) -> list[Text]:
     """Let the model continue the sample prompts greedily under each of `pushes [P, d]`, all in one batch."""
     model = replay.model
     starts = [model.tokenizer.encode(prompt) for prompt in SAMPLE_PROMPTS]
     batch = starts * len(pushes)
     of_row = pushes.to(model.device).repeat_interleave(len(starts), 0)
-    hook = _RowPush(sae, of_row, replay.pack(batch).sentence, norm_threshold)
+    hook = _RowPush(sae, of_row, replay.pack(batch).sentence)
     new: list[list[int]] = [[] for _ in batch]
     with model.hooks({replay.hook_point: hook}):
         for step in model.generate(batch, Sampling(max_new_tokens=NEW_TOKENS)):
@@ -191,12 +187,12 @@ def repetition(texts: Sequence[Sequence[int]]) -> float:
 class _RowPush:
     """A hook that adds to every row of a generation a vector of its own, but not to sinks."""
 
-    def __init__(self, sae: Autoencoder, pushes: Tensor, rows: Tensor, norm_threshold: float) -> None:
-        self._sae, self._pushes, self._rows, self._threshold = sae, pushes, rows, norm_threshold
+    def __init__(self, sae: Autoencoder, pushes: Tensor, rows: Tensor) -> None:
+        self._sae, self._pushes, self._rows = sae, pushes, rows
 
     def __call__(self, x: Tensor) -> Tensor:
         pushed = x.float() + self._pushes[self._rows] * spread(self._sae, x)
-        return torch.where(within(x, self._threshold)[:, None], pushed.to(x), x)
+        return torch.where(within(x, self._sae.config.norm_threshold)[:, None], pushed.to(x), x)
 
     def follow(self, step: Step) -> None:
         """The next pass reads one token of each row that goes on (`monosem.lm.generate.Step.rows`)."""

@@ -52,6 +52,7 @@ class Collector:
 
     def __init__(self, n: int, top: int, aggregations: Sequence[str]) -> None:
         self.n, self.top = n, top
+        self.aggregations = tuple(aggregations)
         self.rows = 0
         self.statistics = Statistics.zeros(n)
         self._rankings = {aggregation: Ranking(n, top) for aggregation in aggregations}
@@ -70,16 +71,16 @@ class Collector:
         for aggregation, ranking in self._rankings.items():
             ranking.offer(firings, aggregate(firings, aggregation))
 
-    def entries(self, aggregation: str) -> Entries:
-        """The best sentences so far by this aggregation, by latent, then rank."""
-        return self._rankings[aggregation].entries()
+    def parts(self, aggregation: str) -> list[Entries]:
+        """The best sentences so far by this aggregation, by latent, then rank, in parts of `ranking.RANGE` latents."""
+        return self._rankings[aggregation].parts()
 
     def save(self, path: Path, shards: int) -> None:
         """Keep the state after `shards` whole shards, atomically."""
         tensors = {f"statistics.{name}": column for name, column in self.statistics._asdict().items()}
         for aggregation in self._rankings:
-            columns = self.entries(aggregation)._asdict()
-            tensors |= {f"{aggregation}.{name}": column for name, column in columns.items()}
+            for number, part in enumerate(self.parts(aggregation)):
+                tensors |= {f"{aggregation}.{number}.{name}": column for name, column in part._asdict().items()}
         tensors["progress"] = np.array([shards, self.rows], dtype=np.int64)
         with atomic_path(path) as temporary:
             save_file(tensors, temporary)
@@ -88,8 +89,9 @@ class Collector:
         """Take over the state that `save` wrote; returns the number of shards it has behind it."""
         tensors = load_file(path)
         self.statistics = Statistics(*(tensors[f"statistics.{name}"] for name in Statistics._fields))
-        for aggregation in self._rankings:
-            kept = Entries(*(tensors[f"{aggregation}.{name}"] for name in Entries._fields))
-            self._rankings[aggregation] = Ranking.restore(self.n, self.top, kept)
+        for aggregation, ranking in self._rankings.items():
+            numbers = range(len(ranking.parts()))
+            parts = [Entries(*(tensors[f"{aggregation}.{i}.{name}"] for name in Entries._fields)) for i in numbers]
+            self._rankings[aggregation] = Ranking.restore(self.n, self.top, parts)
         shards, self.rows = (int(figure) for figure in tensors["progress"])
         return shards

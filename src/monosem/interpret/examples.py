@@ -126,10 +126,9 @@ def whole_sentences(sentence: NDArray[np.int64], rows: int) -> Iterator[slice]:
 
 
 def _write(run: Run, stage: Stage, collector: Collector) -> None:
-    collected = {aggregation: collector.entries(aggregation) for aggregation in run.recipe.examples.aggregations}
-    rows = tables.write_examples(stage.path / tables.EXAMPLES, collected, collector.n)
-    stage.add_shard(tables.EXAMPLES, rows)
-    occurring = np.unique(np.concatenate([entries.sentence for entries in collected.values()]))
+    stage.add_shard(tables.EXAMPLES, tables.write_examples(stage.path / tables.EXAMPLES, collector))
+    parts = [part.sentence for aggregation in collector.aggregations for part in collector.parts(aggregation)]
+    occurring = np.unique(np.concatenate(parts))
     source = sentences.Sentences(run.folder("sentences"))
     tokenizer = open_model(run.recipe.model).tokenizer
     pieces = _with_spans(source, occurring, tokenizer, run.recipe.corpus.max_tokens)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from monosem.interpret.firings import Firings, changes
 
 MERGE_AFTER = 1 << 19  # waiting candidates, at least, before a merge
+RANGE = 1024  # latents that are merged at once
 
 
 class Entries(NamedTuple):
@@ -27,7 +28,7 @@ class Entries(NamedTuple):
     """[M]"""
     length: NDArray[np.int32]
     """[M]: firing tokens of each; their positions and values stand one after the other below."""
-    position: NDArray[np.int32]
+    position: NDArray[np.int16]
     """[P]"""
     value: NDArray[np.float32]
     """[P]"""
@@ -53,15 +54,17 @@ class Ranking:
     def __init__(self, n: int, top: int) -> None:
         self.n, self.top = n, top
         self._threshold = np.zeros(n, dtype=np.float32)
-        self._kept = empty()
+        self._bounds = np.append(np.arange(0, n, RANGE), n)
+        self._kept = [empty()] * (len(self._bounds) - 1)
+        self._size = 0
         self._waiting: list[Entries] = []
 
     @classmethod
-    def restore(cls, n: int, top: int, kept: Entries) -> "Ranking":
-        """Go on from the `entries()` of an earlier ranking."""
+    def restore(cls, n: int, top: int, parts: list[Entries]) -> "Ranking":
+        """Go on from the `parts()` of an earlier ranking."""
         ranking = cls(n, top)
-        ranking._kept = kept
-        ranking._set_threshold()
+        for number, kept in enumerate(parts):
+            ranking._keep(number, kept)
         return ranking
 
     def offer(self, firings: Firings, score: NDArray[np.float32]) -> None:
@@ -78,32 +81,52 @@ class Ranking:
                 firings.sentence[chosen],
                 score[chosen],
                 length,
-                firings.position[tokens],
+                firings.position[tokens].astype(np.int16),
                 firings.value[tokens],
             )
         )
-        if sum(len(entries.latent) for entries in self._waiting) >= max(MERGE_AFTER, len(self._kept.latent) // 4):
+        if sum(len(entries.latent) for entries in self._waiting) >= max(MERGE_AFTER, self._size // 4):
             self._merge()
 
-    def entries(self) -> Entries:
-        """The lists so far, by latent, then rank."""
+    def parts(self) -> list[Entries]:
+        """The lists so far, by latent, then rank, in parts of `RANGE` latents."""
         self._merge()
         return self._kept
 
     def _merge(self) -> None:
-        if not self._waiting:
-            return
-        joined = concatenate([self._kept, *self._waiting])
+        """Join what waits with what is kept, one range of latents after the other, so that little is held twice."""
+        waiting = [_split(entries, self._bounds) for entries in self._waiting]
         self._waiting = []
-        order = _best_first(joined.latent, joined.score)
-        self._kept = joined.take(order[rank_within(joined.latent[order]) < self.top])
-        self._set_threshold()
+        for number, kept in enumerate(self._kept):
+            fresh = [parts[number] for parts in waiting if len(parts[number].latent)]
+            if fresh:
+                joined = concatenate([kept, *fresh])
+                order = _best_first(joined.latent, joined.score)
+                self._keep(number, joined.take(order[rank_within(joined.latent[order]) < self.top]))
 
-    def _set_threshold(self) -> None:
-        """A full list's lowest score; 0 for a list with room."""
-        full = np.flatnonzero(rank_within(self._kept.latent) == self.top - 1)
-        self._threshold[:] = 0
-        self._threshold[self._kept.latent[full]] = self._kept.score[full]
+    def _keep(self, number: int, kept: Entries) -> None:
+        """Replace a range; its thresholds are full lists' lowest scores, 0 for a list with room."""
+        self._size += len(kept.latent) - len(self._kept[number].latent)
+        self._kept[number] = kept
+        full = np.flatnonzero(rank_within(kept.latent) == self.top - 1)
+        self._threshold[kept.latent[full]] = kept.score[full]
+
+
+def _split(entries: Entries, bounds: NDArray[np.integer]) -> list[Entries]:
+    """Entries sorted by latent, cut where the latents `bounds` begin; nothing is copied."""
+    cuts = np.searchsorted(entries.latent, bounds)
+    tokens = np.append(0, np.cumsum(entries.length, dtype=np.int64))[cuts]
+    return [
+        Entries(
+            entries.latent[start:stop],
+            entries.sentence[start:stop],
+            entries.score[start:stop],
+            entries.length[start:stop],
+            entries.position[first:last],
+            entries.value[first:last],
+        )
+        for start, stop, first, last in zip(cuts[:-1], cuts[1:], tokens[:-1], tokens[1:], strict=True)
+    ]
 
 
 def _best_first(latent: NDArray[np.int32], score: NDArray[np.float32]) -> NDArray[np.int64]:
@@ -136,4 +159,4 @@ def concatenate(parts: list[Entries]) -> Entries:
 def empty() -> Entries:
     """No entries."""
     integers, floats = np.zeros(0, np.int32), np.zeros(0, np.float32)
-    return Entries(integers, np.zeros(0, np.int64), floats, integers, integers, floats)
+    return Entries(integers, np.zeros(0, np.int64), floats, integers, np.zeros(0, np.int16), floats)

@@ -43,40 +43,23 @@ SENTENCES_SCHEMA = pa.schema(
 )
 
 
-def write_examples(path: Path, collected: dict[str, Entries], n: int) -> int:
-    """Write `examples.parquet` from the entries by aggregation; returns the number of rows."""
-    names = sorted(collected)
-    most = sum(len(entries.latent) for entries in collected.values())
-    step = max(1, n * ROWS_IN_GROUP // max(most, 1))  # latents that fill about one row group
+def write_examples(path: Path, collector: Collector) -> int:
+    """Write `examples.parquet`; returns the number of rows."""
+    names = sorted(collector.aggregations)
     written = 0
     with atomic_path(path) as temporary, pq.ParquetWriter(temporary, EXAMPLES_SCHEMA, compression="zstd") as writer:
-        for start in range(0, n, step):
-            table = _examples_table([_between(collected[name], start, start + step) for name in names], names)
-            if table.num_rows:
-                writer.write_table(table, row_group_size=table.num_rows)
+        for parts in zip(*(collector.parts(name) for name in names), strict=True):
+            table = _examples_table(parts, names)
+            if table.num_rows:  # an empty row group has no statistics
+                writer.write_table(table, row_group_size=ROWS_IN_GROUP)
                 written += table.num_rows
     return written
 
 
-def _between(entries: Entries, start: int, stop: int) -> Entries:
-    """The entries of latents `start` to `stop`."""
-    low, high = np.searchsorted(entries.latent, [start, stop])
-    own = slice(low, high)
-    tokens = slice(int(entries.length[:low].sum()), int(entries.length[:high].sum()))
-    return Entries(
-        entries.latent[own],
-        entries.sentence[own],
-        entries.score[own],
-        entries.length[own],
-        entries.position[tokens],
-        entries.value[tokens],
-    )
-
-
-def _examples_table(parts: list[Entries], names: list[str]) -> pa.Table:
+def _examples_table(parts: Sequence[Entries], names: Sequence[str]) -> pa.Table:
     which = np.repeat(np.arange(len(parts)), [len(part.latent) for part in parts])
     rank = np.concatenate([rank_within(part.latent) for part in parts])
-    joined = concatenate(parts)
+    joined = concatenate(list(parts))
     order = np.lexsort((rank, which, joined.latent))
     joined = joined.take(order)
     offsets = pa.array(np.append(0, np.cumsum(joined.length)).astype(np.int32))
@@ -86,7 +69,7 @@ def _examples_table(parts: list[Entries], names: list[str]) -> pa.Table:
         pa.array(rank[order].astype(np.int16)),
         pa.array(joined.sentence),
         pa.array(joined.score),
-        pa.ListArray.from_arrays(offsets, pa.array(joined.position.astype(np.int16))),
+        pa.ListArray.from_arrays(offsets, pa.array(joined.position)),
         pa.ListArray.from_arrays(offsets, pa.array(joined.value)),
     ]
     return pa.Table.from_arrays(columns, schema=EXAMPLES_SCHEMA)

@@ -63,19 +63,20 @@ def _blocks(lengths: Tensor) -> Iterator[slice]:
     distinct, counts = lengths.unique_consecutive(return_counts=True)
     start = end = shortest = 0
     for length, count in zip(distinct.tolist(), counts.tolist(), strict=True):
+        if length == 0:
+            start = end = count  # ascending: empty sentences come first, and need no call
+            continue
         alone = length * count >= _ALONE
-        if end > start and (alone or length > shortest + shortest // 4 + 2):
+        if start < end and (alone or length > shortest + shortest // 4 + 2):
             yield slice(start, end)
             start = end
         if start == end:
             shortest = length
         end += count
-        if length == 0:
-            start = end
-        elif alone:
+        if alone:
             yield slice(start, end)
             start = end
-    if end > start:
+    if start < end:
         yield slice(start, end)
 
 

@@ -41,8 +41,8 @@ class Step(NamedTuple):
     """One new token for every row that has not ended."""
 
     rows: list[int]
-    """Indices of the prompts; while hooks run, token t of a pass after the prompts' belongs to the t-th row of the
-    step before that had not ended."""
+    """Indices of the prompts. The next pass reads one token of each row that has not ended, in this order: so hooks
+    see their activations."""
     ids: list[int]
     """The new token of each of `rows`."""
     ended: list[bool]

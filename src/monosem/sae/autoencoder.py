@@ -41,6 +41,8 @@ class SaeConfig:
     """The language model it was trained on."""
     hook_point: str = ""
     """The place in it."""
+    norm_threshold: float | None = None
+    """Activations with a larger norm (attention sinks) were left out of its training. None: none were."""
 
     def __post_init__(self) -> None:
         for name in ("d", "n", "k"):

@@ -177,6 +177,7 @@ class _Preparation:
             train=sum(rows[name] for name in names[: self.plan.train]),
             validation=sum(rows[name] for name in names[self.plan.train :]),
             d=len(statistics.mean),
+            norm_threshold=self.source.manifest.counts["norm_threshold"],
             total_variance=statistics.total_variance,
             norm_quantiles={str(q): statistics.norm_quantile(q) for q in QUANTILES},
         )

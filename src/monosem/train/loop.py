@@ -97,13 +97,34 @@ class Training:
         self.loader = Loader(batches, train.batch, seed_of(self.recipe), train.workers, cursor)
         self.held_out = lambda: validation(batches, train.batch, train.validation_tokens)
         self.plan = Plan.of(self.recipe, self.loader.rows)
-        self.sae = saved.sae.to(self.device) if saved else _new_sae(self.recipe, Statistics.load(batches), self.device)
+        self.sae = saved.sae.to(self.device) if saved else self._new_sae(Statistics.load(batches))
         self.step = TrainStep(self.sae, _settings(self.recipe, self.plan, self.sae.config.d))
         self.tracker = Tracker(run.path / "tracking", self.sae.config.n, self.device)
         if saved:
             self.step.load_state_dict(saved.step)
             self.tracker.load_state_dict(saved.tracker)
         self.saved_at = time.monotonic()
+
+    def _new_sae(self, statistics: Statistics) -> Autoencoder:
+        """An untrained SAE; `b_pre` starts at the mean of the activations, in the SAE's own space."""
+        recipe = self.recipe
+        config = SaeConfig(
+            d=len(statistics.mean),
+            n=recipe.sae.n,
+            k=recipe.sae.k,
+            sparsity=recipe.sae.sparsity,
+            normalisation=recipe.sae.normalisation,
+            model=recipe.model.source,
+            hook_point=recipe.hook_point,
+            norm_threshold=prepare.open_stage(self.run, recipe.hook_point).manifest.counts["norm_threshold"],
+        )
+        generator = torch.Generator().manual_seed(seed_of(recipe))
+        mean, variance = torch.from_numpy(statistics.mean), torch.from_numpy(statistics.variance)
+        if config.normalisation == "dataset":
+            return Autoencoder(config, generator, dataset_statistics(mean, variance)).to(self.device)
+        if config.normalisation == "layer":
+            mean = (mean - mean.mean()) / (mean.std() + LAYER_EPS)
+        return Autoencoder(config, generator, b_pre=mean.float()).to(self.device)
 
     def train(self) -> None:
         """All steps that are left, then the final SAE."""
@@ -200,26 +221,6 @@ class Training:
 def seed_of(recipe: Recipe) -> int:
     """The seed of initialisation and batch order."""
     return recipe.seed if recipe.train.seed is None else recipe.train.seed
-
-
-def _new_sae(recipe: Recipe, statistics: Statistics, device: torch.device) -> Autoencoder:
-    """An untrained SAE; `b_pre` starts at the mean of the activations, in the SAE's own space."""
-    config = SaeConfig(
-        d=len(statistics.mean),
-        n=recipe.sae.n,
-        k=recipe.sae.k,
-        sparsity=recipe.sae.sparsity,
-        normalisation=recipe.sae.normalisation,
-        model=recipe.model.source,
-        hook_point=recipe.hook_point,
-    )
-    generator = torch.Generator().manual_seed(seed_of(recipe))
-    mean, variance = torch.from_numpy(statistics.mean), torch.from_numpy(statistics.variance)
-    if config.normalisation == "dataset":
-        return Autoencoder(config, generator, dataset_statistics(mean, variance)).to(device)
-    if config.normalisation == "layer":
-        mean = (mean - mean.mean()) / (mean.std() + LAYER_EPS)
-    return Autoencoder(config, generator, b_pre=mean.float()).to(device)
 
 
 def _settings(recipe: Recipe, plan: Plan, d: int) -> StepSettings:

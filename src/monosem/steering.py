@@ -16,11 +16,10 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from monosem import run as runs
 from monosem.errors import RecipeError, SaeError
+from monosem.run import Run
 from monosem.sae import files
 from monosem.sae.autoencoder import Autoencoder, Codes
-from monosem.sae.initialise import Statistics
 
 if TYPE_CHECKING:
     from monosem.lm.protocol import LanguageModel
@@ -81,7 +80,6 @@ class Steering:
         maxima: `[n]` largest observed value of every latent, for edits with unit `max`.
         error_preserving: True: x + (decode(edited) - decode(codes)), so that no edit changes nothing, to the bit.
             False: decode(edited), the reference system's way: the SAE's error is gone from the model.
-        norm_threshold: activations with a larger norm (attention sinks, which the SAE never saw) pass unchanged.
 
     Raises:
         SaeError: a latent that does not exist, or unit `max` where no maximum is known.
@@ -94,9 +92,8 @@ class Steering:
         maxima: Tensor | None = None,
         *,
         error_preserving: bool = True,
-        norm_threshold: float = math.inf,
     ) -> None:
-        self.sae, self.error_preserving, self.norm_threshold = sae, error_preserving, norm_threshold
+        self.sae, self.error_preserving = sae, error_preserving
         self.edits = tuple(in_raw_units(sae, edit, maxima) for edit in edits)
         self._latents = list(dict.fromkeys(edit.latent for edit in self.edits))
         rows = [sae.direction(latent) for latent in self._latents]
@@ -110,7 +107,7 @@ class Steering:
         codes = self.sae.encode(raw) if self._reads else None
         start = raw if self.error_preserving or codes is None else self.sae.decode(codes)
         edited = (start + self._difference(raw, codes)).to(x)
-        return torch.where(within(raw, self.norm_threshold).to(x.device)[:, None], edited, x)
+        return torch.where(within(raw, self.sae.config.norm_threshold).to(x.device)[:, None], edited, x)
 
     @torch.no_grad()
     def difference(self, x: Tensor) -> Tensor:
@@ -156,9 +153,10 @@ def spread(sae: Autoencoder, x: Tensor) -> Tensor:
     return x.new_ones(len(x), 1, dtype=torch.float32) if std is None else std
 
 
-def within(x: Tensor, norm_threshold: float) -> Tensor:
+def within(x: Tensor, norm_threshold: float | None) -> Tensor:
     """`[T]` bool: which activations `x [T, d]` are of the kind the SAE was trained on."""
-    return x.float().norm(dim=1) <= norm_threshold
+    norm = x.float().norm(dim=1)
+    return torch.ones_like(norm, dtype=torch.bool) if norm_threshold is None else norm <= norm_threshold
 
 
 def _applied(edit: Edit, value: Tensor) -> Tensor:
@@ -173,50 +171,17 @@ def _applied(edit: Edit, value: Tensor) -> Tensor:
             return torch.zeros_like(value)
 
 
-class RunSae(Autoencoder):
-    """The SAE of a run folder, with what the run knows of the activations it was trained on."""
-
-    norm_threshold: float
-    """Activations with a larger norm were left out of its training; steering lets them pass unchanged."""
-    maxima: Tensor | None
-    """`[n]` largest value of every latent on the corpus; None before the stage `examples`."""
-
-    @classmethod
-    def of(cls, sae: Autoencoder, norm_threshold: float, maxima: Tensor | None) -> "RunSae":
-        """`sae` (its weights are shared) with that knowledge."""
-        statistics = Statistics(sae.mean, float(sae.scale)) if sae.config.normalisation == "dataset" else None
-        with torch.device("meta"):
-            known = cls(sae.config) if statistics is None else cls(sae.config, statistics=statistics)
-        known.load_state_dict(sae.state_dict(), assign=True)
-        known.norm_threshold, known.maxima = norm_threshold, maxima
-        return known
-
-
 def load_sae(path: str | Path) -> Autoencoder:
     """Load an SAE from a run folder (`runs/demo`), or from the folder of the SAE itself.
 
-    From a run it knows its maxima and the norm beyond which activations are not its own (`RunSae`).
-
     Raises:
-        RunError: the run has no trained SAE yet.
         SaeError: its files are missing or damaged.
     """
     path = Path(path)
-    if not (path / "recipe.toml").is_file():
-        return files.load(path)
-    run = runs.Run.open(path)
-    sae = files.load(path / "sae" / "final")
-    return RunSae.of(sae, norm_threshold(run), observed_maxima(run, sae.config.n))
+    return files.load(path / "sae" / "final" if (path / "recipe.toml").is_file() else path)
 
 
-def norm_threshold(run: runs.Run) -> float:
-    """Norm beyond which capture left activations out; infinite where it kept all."""
-    manifest = runs.read_manifest(run.folder("activations", run.recipe.hook_point))
-    threshold = manifest.counts.get("norm_threshold") if manifest else None
-    return float(threshold) if threshold else math.inf
-
-
-def observed_maxima(run: runs.Run, n: int) -> Tensor | None:
+def observed_maxima(run: Run, n: int) -> Tensor | None:
     """`[n]` float32: largest value of every latent on the corpus, 0 for one that never fired."""
     file = run.folder("examples") / "latents.parquet"
     if not file.is_file():
@@ -234,6 +199,7 @@ def steer(
     edits: Mapping[int, float] | Sequence[Edit],
     mode: Mode = "add",
     *,
+    maxima: Tensor | None = None,
     error_preserving: bool = True,
     hook_point: str | None = None,
 ) -> Iterator[Steering]:
@@ -241,6 +207,7 @@ def steer(
 
     Args:
         edits: `{latent: value}` in raw units, all in `mode`, or a list of `Edit`.
+        maxima: as `Steering`.
         hook_point: where the SAE belongs, if its own configuration does not say.
 
     Raises:
@@ -251,13 +218,6 @@ def steer(
     place = hook_point or sae.config.hook_point
     if not place:
         raise SaeError("this SAE does not say where it belongs; give steer(..., hook_point='20.resid_post')")
-    known = isinstance(sae, RunSae)
-    steering = Steering(
-        sae,
-        edits,
-        sae.maxima if known else None,
-        error_preserving=error_preserving,
-        norm_threshold=sae.norm_threshold if known else math.inf,
-    )
+    steering = Steering(sae, edits, maxima, error_preserving=error_preserving)
     with model.hooks({place: steering}):
         yield steering

@@ -6,7 +6,7 @@ from random_model import HOOK_POINT, D, N, random_activations, random_llama, ran
 
 from monosem.errors import RecipeError, SaeError
 from monosem.lm.packed import Packed
-from monosem.steer import Edit, RunSae, Steering, load_sae, parse, steer
+from monosem.steering import Edit, Steering, load_sae, parse, steer
 
 NORMALISATIONS = ("layer", "dataset", "none")
 
@@ -63,9 +63,9 @@ def test_replace_without_edits_is_the_reconstruction():
 
 @pytest.mark.parametrize("error_preserving", [True, False])
 def test_sinks_pass_unchanged(error_preserving):
-    x, sae = random_activations(), random_sae()
+    x, sae = random_activations(), random_sae(norm_threshold=200.0)
     x[7] *= 100
-    steered = Steering(sae, [Edit(2, 5.0)], error_preserving=error_preserving, norm_threshold=200.0)(x)
+    steered = Steering(sae, [Edit(2, 5.0)], error_preserving=error_preserving)(x)
     assert torch.equal(steered[7], x[7])
     assert not (steered == x).all(1)[torch.arange(len(x)) != 7].any()
 
@@ -128,11 +128,10 @@ def test_the_context_manager_steers_and_lets_go():
     assert torch.equal(model.logits(packed), before)
 
 
-def test_a_run_sae_leaves_sinks_alone_and_knows_its_maxima():
-    x, sae = random_activations(), random_sae()
-    known = RunSae.of(sae, norm_threshold=0.0, maxima=torch.full((N,), 3.0))
-    assert torch.equal(known.encode(x).values, sae.encode(x).values)
-    with steer(random_llama(), known, [Edit(1, 1.0, unit="max")]) as steering:
+def test_sinks_pass_unchanged_and_maxima_give_units():
+    x = random_activations()
+    sae = random_sae(norm_threshold=0.0)
+    with steer(random_llama(), sae, [Edit(1, 1.0, unit="max")], maxima=torch.full((N,), 3.0)) as steering:
         assert steering.edits == (Edit(1, 3.0),)
         assert torch.equal(steering(x), x)
 

@@ -1,0 +1,1 @@
+"""What latents mean: their examples, explanations, and the views of both."""
