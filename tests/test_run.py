@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from monosem import recipe
+from monosem.atomic import atomic_folder, atomic_path
 from monosem.errors import RunError
 from monosem.recipe import Recipe, SaeRecipe
-from monosem.run import Run, Stage, atomic_folder, atomic_path, read_manifest, resolve
+from monosem.run import Run, Stage, read_manifest, resolve
 
 
 def opened(path: Path, part: dict | None = None, inputs: dict[str, str] | None = None) -> Stage:
@@ -150,7 +151,8 @@ def test_a_killed_process_leaves_no_half_file_behind_after_begin(tmp_path: Path)
         import os, signal
         from pathlib import Path
         from monosem.recipe import Recipe
-        from monosem.run import Run, atomic_path
+        from monosem.atomic import atomic_path
+        from monosem.run import Run
         stage = Run(Path({str(tmp_path)!r}), Recipe()).stage(Path({str(tmp_path / "sae")!r}), {{"a": 1}}, {{}})
         stage.begin()
         with atomic_path(stage.path / "shard") as temporary:

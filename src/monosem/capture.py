@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from monosem import assets
+from monosem.atomic import write_text
 from monosem.corpus import tokens
 from monosem.corpus.sentences import Sentences
 from monosem.corpus.sentences import open_stage as open_sentences
@@ -26,7 +27,7 @@ from monosem.lm.packed import Packed
 from monosem.lm.protocol import LanguageModel
 from monosem.lm.source import open_model
 from monosem.progress import note, progress
-from monosem.run import Run, Stage, write_text
+from monosem.run import Run, Stage
 from monosem.store import disk, shards
 from monosem.store.activations import open_stage
 from monosem.store.shards import Rows

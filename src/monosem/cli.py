@@ -6,7 +6,6 @@ into one line and exit code 2. Heavy imports wait until a verb needs them.
 
 import difflib
 import errno
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import tyro
 
 from monosem import __version__, pipeline, recipe, run
+from monosem.atomic import NO_ROOM
 from monosem.errors import MonosemError, RecipeError, RunError
 from monosem.recipe import Aggregation, Recipe
 from monosem.run import Run
@@ -174,10 +174,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     except MonosemError as error:
         _fail(str(error))
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if error.errno not in {*NO_ROOM, errno.EACCES, errno.EROFS}:
             raise
         place = f"{error.filename}: " if error.filename else ""
-        _fail(f"{place}{os.strerror(error.errno)}; mend it and give the same command again: it goes on from here")
+        _fail(f"{place}{error.strerror}; mend it and give the same command again: it goes on from here")
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         sys.exit(130)

@@ -22,7 +22,7 @@ LINE_SECONDS = 15.0  # between two lines where there is no terminal to draw on
 
 def note(text: str) -> None:
     """Print one line for the user."""
-    console.print(text, markup=False)
+    console.print(text, markup=False, soft_wrap=True)
 
 
 @contextlib.contextmanager
@@ -145,6 +145,7 @@ class WandbSink:
     def __init__(self, folder: Path, name: str, config: Mapping[str, Any], mode: str) -> None:
         try:
             import wandb
+            from wandb.errors import AuthenticationError, CommError, UsageError
         except ImportError:
             from monosem.errors import TrainingError
 
@@ -160,7 +161,7 @@ class WandbSink:
         }
         try:
             self._run = wandb.init(mode=mode, **options)  # type: ignore[arg-type]
-        except (wandb.errors.CommError, wandb.errors.UsageError, wandb.errors.AuthenticationError) as error:
+        except (AuthenticationError, CommError, UsageError) as error:
             note(f"  wandb: {str(error).splitlines()[0]}; going on offline, send it later with: wandb sync")
             self._run = wandb.init(mode="offline", **options)
 

@@ -11,14 +11,22 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    model_validator,
+)
 
 from monosem.errors import RecipeError
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Aggregation = Literal["mean", "last", "max"]
-OPERATIONAL = {"operational": True}  # marks a key that cannot change any byte of the result
+OPERATIONAL: dict[str, JsonValue] = {"operational": True}  # marks a key that cannot change any byte of the result
 
 
 class Section(BaseModel):

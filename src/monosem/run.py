@@ -20,6 +20,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from monosem import recipe as recipes
+from monosem.atomic import sha256, write_text
 from monosem.errors import RunError
 from monosem.recipe import Recipe
 
@@ -202,6 +203,8 @@ class Run:
             file.truncate(0)
             file.write(f"process {os.getpid()}")
             file.flush()
+            for leftover in self.path.glob("*.tmp"):  # of a process that was killed
+                leftover.unlink()
             yield
         finally:
             file.truncate(0)
@@ -252,61 +255,6 @@ def read_manifest(folder: Path) -> Manifest | None:
             f"{file}: format {manifest.schema_version}, this version reads {SCHEMA}; make it again with --redo"
         )
     return manifest
-
-
-@contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary name to write; the file takes the name `path`, fsynced, only when the block ends well."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
-    """As `atomic_path`, for a folder of files; a folder that is already there is replaced."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                with file.open("rb") as opened:
-                    os.fsync(opened.fileno())
-        if path.exists():
-            shutil.rmtree(path)
-        temporary.replace(path)
-        sync_folder(path.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def sync_folder(path: Path) -> None:
-    """Make a rename in `path` durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fingerprint(value: Any) -> str:

@@ -15,7 +15,7 @@ from monosem.evaluate.report_charts import MOST_POINTS, Curve, line_chart
 from monosem.evaluate.report_metrics import metric_tables
 from monosem.interpret import tables
 from monosem.interpret.collect import Collector
-from monosem.recipe import Recipe, ReportRecipe
+from monosem.recipe import CorpusRecipe, ModelRecipe, Recipe, ReportRecipe
 
 N, TOKENS = 400, 8
 EVIL = "</script><script>alert(1)</script><!-- <img src=x onerror=alert(2)> & \u2028 'quotes\""
@@ -188,6 +188,18 @@ def test_figures_stand_beside_their_baselines():
     assert model["n_tokens"].cells == ["12,345", ""]
     assert tables["Others"].rows[0].label == "brand new"
     assert metric_tables({}) == []
+
+
+def test_no_path_of_this_machine_is_shown(folder: Path):
+    local = RECIPE.model_copy(
+        update={
+            "model": ModelRecipe(source="/home/someone/models/tiny"),
+            "corpus": CorpusRecipe(sources=("hf:org/text",)),
+        }
+    )
+    page = Page(report.render(folder, local))
+    assert "someone" not in page.text
+    assert "tiny, on hf:org/text" in page.text
 
 
 def test_what_is_missing_is_left_out(folder: Path):

@@ -86,8 +86,8 @@ def _console() -> Console:
 
 def _plain(value: Any) -> Any:
     """Named tuples as objects, for JSON."""
-    if isinstance(value, tuple) and hasattr(value, "_asdict"):
-        return {name: _plain(part) for name, part in value._asdict().items()}
+    if as_dict := getattr(value, "_asdict", None):
+        value = as_dict()
     if isinstance(value, dict):
         return {name: _plain(part) for name, part in value.items()}
     return [_plain(part) for part in value] if isinstance(value, list | tuple) else value

@@ -13,8 +13,8 @@ from typing import Literal, NamedTuple
 
 from monosem.assets import hub, wheel
 from monosem.assets.cache import cache_folder, digest
+from monosem.atomic import write_text
 from monosem.errors import AssetError
-from monosem.run import write_text
 
 __all__ = ["KNOWN", "Asset", "Known", "cache_folder", "fingerprint", "record", "resolve"]
 

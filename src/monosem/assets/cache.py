@@ -10,8 +10,8 @@ from pathlib import Path
 
 import platformdirs
 
+from monosem.atomic import sha256, write_text
 from monosem.progress import note
-from monosem.run import sha256, write_text
 
 
 def cache_folder() -> Path:

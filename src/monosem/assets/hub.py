@@ -11,8 +11,8 @@ from types import ModuleType
 from typing import Literal, NamedTuple
 
 from monosem.assets.cache import cache_folder
+from monosem.atomic import write_text
 from monosem.errors import AssetError
-from monosem.run import write_text
 
 Kind = Literal["model", "dataset"]
 UNSTATED = "not stated"

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from monosem.assets.cache import cache_folder, digest, only_process
+from monosem.atomic import atomic_path, sha256, write_text
 from monosem.errors import AssetError
 from monosem.progress import note, progress
-from monosem.run import atomic_path, sha256, write_text
 
 UNSTATED = "not stated"
 POLL_SECONDS = 0.25  # between two looks at how far a download is

@@ -17,13 +17,14 @@ import pyarrow.parquet as pq
 from numpy.typing import ArrayLike
 
 from monosem import assets
+from monosem.atomic import atomic_path, sha256
 from monosem.corpus import selection, sources
 from monosem.corpus.selection import Batch, Place
 from monosem.corpus.split import Splitter, Text, languages
 from monosem.errors import CorpusError
 from monosem.progress import note, progress
 from monosem.recipe import CorpusRecipe
-from monosem.run import Run, Shard, Stage, atomic_path, read_manifest, sha256
+from monosem.run import Run, Shard, Stage, read_manifest
 
 SHARD_CHARACTERS = 16_000_000  # of text in one shard
 OPEN_SHARDS = 4  # tables that a reader keeps in memory

@@ -17,13 +17,14 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from monosem import progress
+from monosem.atomic import write_text
 from monosem.evaluate import stage as evaluation
 from monosem.evaluate.report_charts import density_chart, training_charts
 from monosem.evaluate.report_metrics import figure, metric_tables
 from monosem.interpret import cards, explain
 from monosem.interpret.cards import Card, Shown
 from monosem.recipe import Recipe
-from monosem.run import Run, Stage, write_text
+from monosem.run import Run, Stage
 
 PAGE = "report.html"
 ASSETS = Path(__file__).parent / "report_page"
@@ -86,6 +87,7 @@ def render(run_folder: Path, recipe: Recipe) -> str:
     )
     return environment.get_template("report.html.jinja").render(
         recipe=recipe,
+        named=_named,
         latents=len(density),
         live=len(density) - dead,
         dead=dead,
@@ -134,6 +136,11 @@ def json_for_script(value: Any) -> Markup:
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return Markup(text)
+
+
+def _named(source: str) -> str:
+    """A source as a reader may see it: of a file on this machine only its name."""
+    return Path(source).name if Path(source).is_absolute() else source
 
 
 def _evaluation(run_folder: Path) -> dict[str, Any]:

@@ -68,7 +68,8 @@ def line_chart(name: str, title: str, curves: Sequence[Curve], log: bool = False
     figure, axes = _canvas()
     for curve, colour in zip(curves, LINES, strict=False):
         x, y = _thin(curve.steps, curve.values)
-        axes.plot(x, y, color=colour, linewidth=1.4, label=curve.label)
+        marker = "o" if len(x) < 3 else None  # a line of one point is not seen
+        axes.plot(x, y, color=colour, linewidth=1.4, marker=marker, markersize=4, label=curve.label)
     if log:
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

@@ -19,13 +19,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from monosem.atomic import atomic_path, write_text
 from monosem.corpus import sentences, tokens
 from monosem.evaluate import baselines, downstream, outputs, reconstruction, result, steering
 from monosem.evaluate.reconstruction import Reconstruct
 from monosem.evaluate.replay import Replay
 from monosem.interpret import examples
 from monosem.lm.source import open_model
-from monosem.run import Run, Stage, atomic_path, write_text
+from monosem.run import Run, Stage
 from monosem.sae import files
 from monosem.store import activations, loader, prepare
 from monosem.store.stats import Statistics

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
+from monosem.atomic import atomic_path
 from monosem.interpret.firings import Firings, aggregate, group
 from monosem.interpret.ranking import Entries, Ranking
-from monosem.run import atomic_path
 
 
 class Statistics(NamedTuple):

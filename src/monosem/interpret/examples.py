@@ -65,12 +65,13 @@ def make(run: Run) -> Stage:
         stage.shards = []
         collector = _pass(run, stage.path / STATE, activations)
         _write(run, stage, collector)
-    counts = {shard.name: shard for shard in stage.shards}
+    written = {shard.name: shard for shard in stage.shards}
+    stage.shards = list(written.values())  # a file that was written again after a crash counts once
     (stage.path / STATE).unlink(missing_ok=True)
     stage.finish(
-        rows=counts[tables.EXAMPLES].rows,
-        sentences=counts[tables.SENTENCES].rows,
-        dead=counts[tables.LATENTS].info["dead"],
+        rows=written[tables.EXAMPLES].rows,
+        sentences=written[tables.SENTENCES].rows,
+        dead=written[tables.LATENTS].info["dead"],
     )
     return stage
 
@@ -78,8 +79,10 @@ def make(run: Run) -> Stage:
 def _pass(run: Run, state: Path, activations: Stage) -> Collector:
     """Encode every stored activation once."""
     recipe = run.recipe.examples
-    device = "cuda" if torch.cuda.is_available() and run.recipe.train.device == "auto" else run.recipe.train.device
-    encoder = files.load(run.folder("sae") / "final", "cpu" if device == "auto" else device)
+    device = run.recipe.train.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    encoder = files.load(run.folder("sae") / "final", device)
     if encoder.config.d != activations.manifest.counts["d"]:
         raise StoreError(
             f"{activations.path}: activations of width {activations.manifest.counts['d']} do not fit an SAE of width "

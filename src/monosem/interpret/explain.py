@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from monosem import progress
+from monosem.atomic import atomic_path
 from monosem.corpus.sentences import Sentences
 from monosem.errors import RecipeError
 from monosem.interpret import examples, tables
@@ -23,7 +24,7 @@ from monosem.interpret.cards import EXPLANATIONS
 from monosem.interpret.lexical import Example, Explanation, Lexicon
 from monosem.interpret.ngrams import TermIndex
 from monosem.lm.source import open_model
-from monosem.run import Run, Stage, atomic_path
+from monosem.run import Run, Stage
 
 CORPUS_SENTENCES = 200_000  # at most, that stand for the whole corpus
 LATENTS_AT_ONCE = 2048

@@ -52,7 +52,7 @@ class Ranking:
     """Up to `top` sentences for each of n latents: highest score first, of equal scores the lowest sentence."""
 
     def __init__(self, n: int, top: int) -> None:
-        self.n, self.top = n, top
+        self.top = top
         self._threshold = np.zeros(n, dtype=np.float32)
         self._bounds = np.append(np.arange(0, n, RANGE), n)
         self._kept = [empty()] * (len(self._bounds) - 1)

@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from monosem.atomic import atomic_path
 from monosem.errors import RunError
 from monosem.interpret.collect import Collector
 from monosem.interpret.ranking import Entries, concatenate, rank_within
-from monosem.run import atomic_path
 
 EXAMPLES, SENTENCES, LATENTS = "examples.parquet", "sentences.parquet", "latents.parquet"
 ROWS_IN_GROUP = 8192

@@ -15,8 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from monosem.atomic import atomic_folder
 from monosem.errors import SaeError
-from monosem.run import atomic_folder
 from monosem.sae.autoencoder import Autoencoder, SaeConfig
 from monosem.sae.initialise import Statistics
 

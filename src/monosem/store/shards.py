@@ -19,9 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from monosem.atomic import atomic_path, sha256
 from monosem.errors import StoreError
-from monosem.run import Shard, atomic_path, read_manifest, sha256
-from monosem.store.disk import writing
+from monosem.run import Shard, read_manifest
 
 DTYPES = {
     "F64": torch.float64,
@@ -177,7 +177,7 @@ def write_blocks(
     Raises:
         OSError: the disk is full; names the folder.
     """
-    with writing(path), atomic_path(path) as temporary, temporary.open("wb", buffering=0) as file:
+    with atomic_path(path) as temporary, temporary.open("wb", buffering=0) as file:
         written = file.write(_header(shapes))
         for tensor_blocks in blocks:
             for block in tensor_blocks:

@@ -16,8 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from monosem.atomic import atomic_folder
 from monosem.errors import SaeError, TrainingError
-from monosem.run import atomic_folder
 from monosem.sae import files
 from monosem.sae.autoencoder import Autoencoder
 

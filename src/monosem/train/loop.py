@@ -64,7 +64,7 @@ def open_stage(run: Run) -> Stage:
         "train": recipe.train.fingerprint_part(),
         "seed": seed_of(recipe),
     }
-    return run.stage(run.folder("sae"), part, [prepare.open_stage(run)])
+    return run.stage(run.folder("sae"), part, [prepare.open_stage(run, recipe.hook_point)])
 
 
 def make(run: Run) -> Stage:
@@ -77,7 +77,7 @@ def make(run: Run) -> Stage:
     stage = open_stage(run)
     if stage.complete:
         return stage
-    prepare.open_stage(run).require()
+    prepare.open_stage(run, run.recipe.hook_point).require()
     stage.begin()
     Training(run, stage).train()
     return stage

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from monosem.run import atomic_path
+from monosem.atomic import atomic_path
 
 
 class Interval(NamedTuple):
