@@ -12,15 +12,16 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from monosem import assets
 
+CORES = torch.get_num_threads()
+torch.set_num_threads(1)  # threads that wait for each other cost small models more than they compute
+
 
 @pytest.fixture(autouse=True)
-def _one_thread_for_small_models(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Threads that wait for each other cost small models more than they compute."""
-    threads = torch.get_num_threads()
-    if request.node.get_closest_marker("model") is None:
-        torch.set_num_threads(1)
+def _all_cores_for_the_embedded_model(request: pytest.FixtureRequest) -> Iterator[None]:
+    if request.node.get_closest_marker("model"):
+        torch.set_num_threads(CORES)
     yield
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
 
 
 TOPICS = {

@@ -134,7 +134,7 @@ def test_a_disk_that_fills_up_in_the_middle_names_the_folder_and_leaves_nothing_
     command = [sys.executable, "-c", textwrap.dedent(script)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.startswith(f"{errno.EFBIG} ")
-    assert "no room left on the disk; free some space and run the same command again" in done.stdout
+    assert "no room left on the disk" in done.stdout
     assert str(tmp_path) in done.stdout
     assert [file.name for file in tmp_path.iterdir()] == ["first"]
     assert shards.ShardFile(tmp_path / "first").rows == 10
