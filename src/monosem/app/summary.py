@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -51,17 +52,16 @@ def _metrics(run: Run) -> Table:
     columns = {
         "SAE": found,
         "random SAE": found["baselines"]["random_sae"],
-        f"PCA, {found['baselines']['pca']['components']} components": found["baselines"]["pca"],
+        f"PCA, {found['baselines']['pca']['components']}": found["baselines"]["pca"],
         "SAE, all tokens": found["all_tokens"],
     }
-    table = Table(
-        title=f"\n{run.path.name}: {run.recipe.hook_point} of {run.recipe.model.source}", title_justify="left"
-    )
-    table.add_column("held-out sentences")
+    title = f"{run.path.name}: {run.recipe.hook_point} of {run.recipe.model.source}, on held-out sentences"
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column(min_width=26)
     for name in columns:
         table.add_column(name, justify="right")
     for key, label in {
-        "fvu": "fraction of variance unexplained",
+        "fvu": "variance unexplained (FVU)",
         "l0": "active latents (L0)",
         "cosine": "cosine",
         "ce_recovered_zero": "CE recovered, against zero",

@@ -42,22 +42,10 @@ class Replay:
 
     def final(self, packed: Packed, x: Tensor) -> Tensor:
         """`[T, d_model]`: the end of the residual stream where `x [T, d]` stands at the hook point."""
-        reached: list[Tensor] = []
-
-        def stop(end: Tensor) -> None:
-            reached.append(end)
-            raise _EndReached
-
-        try:
-            if self.resumes:
-                with self.model.hooks({self._end: stop}):
-                    self.model.resume(self.hook_point, x, packed)
-            else:
-                with self.model.hooks({self.hook_point: lambda own: x.to(own)}), self.model.hooks({self._end: stop}):
-                    self.model.logits(packed)
-        except _EndReached:
-            pass
-        return reached[0]
+        if self.resumes:
+            return self.model.activations(packed, [self._end], start=(self.hook_point, x))[self._end]
+        with self.model.hooks({self.hook_point: lambda own: x.to(own)}):
+            return self.model.activations(packed, [self._end])[self._end]
 
     def head(self, final: Tensor) -> Iterator[Tensor]:
         """Next-token logits `[<= HEAD_ROWS, vocab]` float32 of rows `[R, d_model]` of `final`, piece by piece."""
@@ -67,10 +55,6 @@ class Replay:
     def logits(self, packed: Packed, x: Tensor) -> Tensor:
         """`[T, vocab]` float32: all next-token logits; for few tokens."""
         return torch.cat(list(self.head(self.final(packed, x))))
-
-
-class _EndReached(Exception):
-    """Leaves a pass at the end of the residual stream."""
 
 
 def packs(sentences: Sequence[Sequence[int]], batch_tokens: int) -> Iterator[list[Sequence[int]]]:

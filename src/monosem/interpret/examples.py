@@ -20,7 +20,7 @@ from monosem.corpus import sentences
 from monosem.errors import RecipeError, StoreError
 from monosem.interpret import tables
 from monosem.interpret.collect import Collector
-from monosem.lm.source import open_model
+from monosem.lm.source import open_tokenizer
 from monosem.lm.tokenizer import Tokenizer
 from monosem.run import Run, Stage
 from monosem.sae import files
@@ -133,7 +133,7 @@ def _write(run: Run, stage: Stage, collector: Collector) -> None:
     parts = [part.sentence for aggregation in collector.aggregations for part in collector.parts(aggregation)]
     occurring = np.unique(np.concatenate(parts))
     source = sentences.Sentences(run.folder("sentences"))
-    tokenizer = open_model(run.recipe.model).tokenizer
+    tokenizer = open_tokenizer(run.recipe.model)
     pieces = _with_spans(source, occurring, tokenizer, run.recipe.corpus.max_tokens)
     stage.add_shard(tables.SENTENCES, tables.write_sentences(stage.path / tables.SENTENCES, pieces))
     dead = tables.write_latents(stage.path / tables.LATENTS, collector)

@@ -23,7 +23,7 @@ from monosem.interpret import examples, tables
 from monosem.interpret.cards import EXPLANATIONS
 from monosem.interpret.lexical import Example, Explanation, Lexicon
 from monosem.interpret.ngrams import TermIndex
-from monosem.lm.source import open_model
+from monosem.lm.source import open_tokenizer
 from monosem.run import Run, Stage
 
 CORPUS_SENTENCES = 200_000  # at most, that stand for the whole corpus
@@ -123,7 +123,7 @@ def _lexicon(run: Run, shown: pa.Table) -> tuple[Lexicon, dict[int, int]]:
     texts = shown["text"].to_pylist() + other_texts
     spans = list(zip(shown["starts"].to_pylist(), shown["ends"].to_pylist(), strict=True))
     if other_texts:
-        tokenizer = open_model(run.recipe.model).tokenizer
+        tokenizer = open_tokenizer(run.recipe.model)
         read = [tokenizer.spans(text) for text in other_texts]
         most = run.recipe.corpus.max_tokens
         spans += [(found.starts[:most], found.ends[:most]) for found in read]

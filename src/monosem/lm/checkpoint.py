@@ -13,6 +13,7 @@ from monosem.errors import ModelError
 from monosem.lm.folder import read_folder
 from monosem.lm.gguf_file import read_gguf
 from monosem.lm.llama import Llama
+from monosem.lm.tokenizer import Tokenizer
 from monosem.lm.weights import Checkpoint, fill
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -36,6 +37,11 @@ def load_model(path: Path, dtype: str = "float32", device: str | None = None) ->
     model.to_empty(device=device or ("cuda" if torch.cuda.is_available() else "cpu"))
     fill(model, checkpoint.tensors, str(path))
     return model
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer of the model at `path`, without its weights; raises as `load_model`."""
+    return _reader(path)(path).tokenizer
 
 
 def _reader(path: Path) -> Callable[[Path], Checkpoint]:

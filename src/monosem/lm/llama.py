@@ -82,30 +82,21 @@ class Llama(nn.Module):
     @torch.no_grad()
     def logits(self, packed: Packed) -> Tensor:
         packed = self._checked(packed)
-        walk = self._walk(_START, self._embedded(packed), self._attention(packed))
-        return self.unembed(drive(walk, self._watcher()))
+        return self.unembed(drive(self._begun(packed), self._watcher()))
 
     @torch.no_grad()
-    def activations(self, packed: Packed, hook_points: Sequence[str]) -> dict[str, Tensor]:
+    def activations(
+        self, packed: Packed, hook_points: Sequence[str], start: tuple[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
         points = {name: HookPoint.parse(name, self.config.n_layers).canonical for name in hook_points}
         packed = self._checked(packed)
         watcher = self._watcher(points.values())
-        drive(self._walk(_START, self._embedded(packed), self._attention(packed)), watcher)
+        drive(self._begun(packed, start), watcher)
         return {name: watcher.captured[point] for name, point in points.items()}
 
     @torch.no_grad()
     def resume(self, hook_point: str, activations: Tensor, packed: Packed) -> Tensor:
-        point = HookPoint.parse(hook_point, self.config.n_layers)
-        if point.norm or point.site not in ("resid_pre", "resid_post"):
-            raise ModelError(f"a pass resumes at L.resid_pre or L.resid_post, not at {hook_point}")
-        packed = self._checked(packed)
-        expected = (packed.n_tokens, self.config.d_model)
-        if activations.shape != expected:
-            raise ModelError(
-                f"activations at {hook_point} have shape {list(activations.shape)}, expected {list(expected)}"
-            )
-        x = activations.to(self.device, self.dtype, copy=True)
-        return self.unembed(drive(self._walk(point.canonical, x, self._attention(packed)), self._watcher()))
+        return self.unembed(drive(self._begun(self._checked(packed), (hook_point, activations)), self._watcher()))
 
     @contextlib.contextmanager
     def hooks(self, hooks: Mapping[str, Hook]) -> Iterator[None]:
@@ -163,11 +154,19 @@ class Llama(nn.Module):
             raise ModelError(f"a sentence of {longest} tokens exceeds the context of {self.config.context_length}")
         return packed.to(self.device)
 
-    def _embedded(self, packed: Packed) -> Tensor:
-        return F.embedding(packed.ids, self.embed)
-
-    def _attention(self, packed: Packed) -> PackedAttention:
-        return PackedAttention(self.config, packed, self.dtype)
+    def _begun(self, packed: Packed, start: tuple[str, Tensor] | None = None) -> Walk:
+        """A walk over whole sentences, from their tokens or from activations at a residual point."""
+        attend = PackedAttention(self.config, packed, self.dtype)
+        if start is None:
+            return self._walk(_START, F.embedding(packed.ids, self.embed), attend)
+        name, activations = start
+        point = HookPoint.parse(name, self.config.n_layers)
+        if point.norm or point.site not in ("resid_pre", "resid_post"):
+            raise ModelError(f"a pass resumes at L.resid_pre or L.resid_post, not at {name}")
+        expected = (packed.n_tokens, self.config.d_model)
+        if activations.shape != expected:
+            raise ModelError(f"activations at {name} have shape {list(activations.shape)}, expected {list(expected)}")
+        return self._walk(point.canonical, activations.to(self.device, self.dtype, copy=True), attend)
 
     def _watcher(self, wanted: Iterable[HookPoint] = ()) -> Watcher:
         return Watcher(self._hooks, wanted, self.config.norm_eps)

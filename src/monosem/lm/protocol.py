@@ -35,10 +35,13 @@ class LanguageModel(Protocol):
         """Return the next-token logits `[T, vocab]`, fp32."""
         ...
 
-    def activations(self, packed: Packed, hook_points: Sequence[str]) -> dict[str, Tensor]:
+    def activations(
+        self, packed: Packed, hook_points: Sequence[str], start: tuple[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
         """Return the activations `[T, width]` at each hook point, in one pass that ends behind the deepest of them.
 
-        They are the values the model goes on with: edited, where a hook edits.
+        They are the values the model goes on with: edited, where a hook edits. With `start`, a residual hook point and
+        the activations `[T, d]` there, the pass begins as `resume` does.
 
         Raises:
             ModelError: a hook point does not exist.

@@ -4,6 +4,7 @@ from monosem import assets
 from monosem.lm import checkpoint
 from monosem.lm.generate import Sampling, collect
 from monosem.lm.protocol import LanguageModel
+from monosem.lm.tokenizer import Tokenizer
 from monosem.recipe import ModelRecipe
 
 
@@ -26,6 +27,11 @@ def load_model(source: str, dtype: str = "float32", device: str | None = None) -
 def open_model(recipe: ModelRecipe) -> LanguageModel:
     """Load the language model that a recipe names; raises as `load_model`."""
     return load_model(recipe.source, recipe.dtype, None if recipe.device == "auto" else recipe.device)
+
+
+def open_tokenizer(recipe: ModelRecipe) -> Tokenizer:
+    """The tokenizer of the language model that a recipe names, without its weights; raises as `load_model`."""
+    return checkpoint.load_tokenizer(assets.resolve(recipe.source).path)
 
 
 def complete(model: LanguageModel, prompt: str, sampling: Sampling | None = None) -> str:
