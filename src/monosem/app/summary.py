@@ -1,19 +1,21 @@
 """The end of a command: what was made, how good it is, what it looks like, and what to try next."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from monosem.interpret import cards, terminal
-from monosem.interpret.cards import Card
+from monosem.interpret.cards import Card, visible
 from monosem.run import Run, Stage
 
 SHOWN_LATENTS = 3
 SHOWN_SENTENCES = 3
+FLUENT = 3.0  # a steered text's perplexity, at most, in multiples of the plain one's
 READABLE_DENSITY = (1e-4, 2e-2)  # fires often enough to show a pattern, seldom enough to be specific
 
 
@@ -102,32 +104,45 @@ def _readable(run: Run) -> list[Card]:
 
 def _show_steering(console: Console, run: Run) -> None:
     steering = evaluation(run)["steering"]
-    if not steering["latents"]:
+    shown = _telling(steering["latents"])
+    if shown is None:
         return
-    best = max(steering["latents"], key=lambda row: row["factor"])
     console.print(
-        f"\n[bold]Steering[/bold]  adding a latent's own maximum moves its tokens more than every random direction of "
-        f"equal norm for {steering['wins']} of {steering['of']} latents; the strongest, latent {best['latent']}:"
+        "\n[bold]Steering[/bold]  adding a latent's own maximum moves its tokens more than every random direction of "
+        f"equal norm for {steering['wins']} of {steering['of']} latents. Latent {shown['latent']}, for one:"
     )
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="dim")
     table.add_column()
-    table.add_row("its tokens", ", ".join(token.strip() for token in best["top_tokens"][:8]))
-    table.add_row("factor", f"{best['factor']:.1f}, best random direction {best['controls_max']:.2f}")
-    table.add_row("plain", best["sample_plain"])
-    table.add_row("steered", best["sample_steered"])
+    table.add_row("its tokens", "  ".join(visible(token) for token in shown["top_tokens"][:8]))
+    table.add_row("their probability", f"x {shown['factor']:.1f}; best random direction x {shown['controls_max']:.2f}")
+    for name in ("plain", "steered"):
+        text = shown["sample_prompt"] + shown[f"sample_{name}"]
+        table.add_row(name, Text(" ".join(text.split())))
     console.print(table)
 
 
+def _telling(latents: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The steered latent to show: of those whose words enter a text that stays fluent, the one of largest effect."""
+
+    def tells(row: dict[str, Any]) -> bool:
+        words = [token for token in row["top_tokens"][:5] if token.strip().isalpha()]
+        enters = any(word in row["sample_steered"] and word not in row["sample_plain"] for word in words)
+        return enters and row["perplexity_steered"] < FLUENT * row["perplexity_clean"]
+
+    return max((row for row in latents if tells(row)), key=lambda row: row["factor"], default=next(iter(latents), None))
+
+
 def _show_next(console: Console, run: Run) -> None:
-    latent = next((row["latent"] for row in evaluation(run)["steering"]["latents"]), 0)
+    shown = _telling(evaluation(run)["steering"]["latents"])
+    latent = shown["latent"] if shown else 0
     console.print(f"\n[bold]report[/bold]  {run.path / 'report.html'}\n\nTry next:")
     for command in (
         f"monosem search {run.path} music",
         f"monosem show {run.path} {latent}",
         f'monosem complete {run.path} "I think that" --steer {latent}=1max --show-latents',
     ):
-        console.print(f"  {command}", markup=False)
+        console.print(f"  {command}", markup=False, soft_wrap=True)
 
 
 def _figure(value: float | None) -> str:

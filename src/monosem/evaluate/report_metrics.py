@@ -48,12 +48,12 @@ METRICS: dict[str, dict[str, Metric]] = {
         "n_rows": Metric("Activations", "Held-out activations that the reconstruction was measured on.", ",d"),
     },
     "Latents": {
-        "dead_fraction": Metric("Dead latents", "Share of latents that never fired in the window below.", ".1%"),
+        "dead_fraction": Metric("Dead latents", "Share of latents that never fired in the window below.", ".2%"),
         "dead_window_tokens": Metric(
             "Dead window", "Activations that a dead latent did not fire on. The window decides.", ",d"
         ),
         "dense_fraction": Metric(
-            "Dense latents", "Share of latents that fire on more than a tenth of all activations.", ".1%"
+            "Dense latents", "Share of latents that fire on more than a tenth of all activations.", ".2%"
         ),
     },
     "Language model": {
@@ -146,4 +146,6 @@ def figure(value: Any, form: str) -> str:
     """A figure as text; nothing for what was not measured or is not a number."""
     if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
         return ""
+    if form.endswith("g") and abs(value) >= 100:  # no exponents
+        form = ",d"
     return format(round(value), form) if form.endswith("d") else format(value, form)
