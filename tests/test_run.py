@@ -1,7 +1,6 @@
 """The run folder: fingerprints, skipping, the journal of an interrupted stage, locks, atomic files."""
 
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -104,22 +103,24 @@ def test_a_manifest_that_is_none_is_named(tmp_path: Path) -> None:
         read_manifest(tmp_path / "sae")
 
 
-def _hold(path: str, ready, release) -> None:
-    with Run(Path(path), Recipe()).lock():
-        ready.set()
-        release.wait(30)
-
-
 def test_two_processes_cannot_hold_one_run(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    ready, release = context.Event(), context.Event()
-    holder = context.Process(target=_hold, args=(str(tmp_path), ready, release))
-    holder.start()
-    assert ready.wait(60)
-    with pytest.raises(RunError, match=f"in use by process {holder.pid}"), Run(tmp_path, Recipe()).lock():
-        pass
-    release.set()
-    holder.join()
+    code = textwrap.dedent(
+        f"""
+        from pathlib import Path
+        from monosem.recipe import Recipe
+        from monosem.run import Run
+        with Run(Path({str(tmp_path)!r}), Recipe()).lock():
+            print("held", flush=True)
+            input()
+        """
+    )
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(RunError, match=f"in use by process {holder.pid}"), Run(tmp_path, Recipe()).lock():
+            pass
+        holder.communicate("go\n")
     with Run(tmp_path, Recipe()).lock():
         pass
 
