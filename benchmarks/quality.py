@@ -25,11 +25,13 @@ from monosem.train.step import StepSettings, TrainStep
 
 Step = Callable[[Tensor], float]
 DEAD_WINDOW = 10_000_000  # as the peers' steps have it
+ENCODER_NORM = 0.3  # as recipes/demo.toml has it
 
 
 def ours(d: int, n: int, k: int, lr: float) -> Step:
     """Our step; returns the batch's FVU before the update."""
-    sae = Autoencoder(SaeConfig(d=d, n=n, k=k, normalisation="none"), torch.Generator().manual_seed(0))
+    config = SaeConfig(d=d, n=n, k=k, normalisation="none")
+    sae = Autoencoder(config, torch.Generator().manual_seed(0), encoder_norm=ENCODER_NORM)
     optim = OptimSettings(lr=lr, schedule="constant", betas=(0.9, 0.999), eps=1e-8)
     step = TrainStep(sae, StepSettings(optim, AuxK(k_aux=d // 2), DEAD_WINDOW))
     return lambda x: step.step(x).main

@@ -103,9 +103,11 @@ class Autoencoder(nn.Module):
 
     Args:
         config: its shape.
-        generator: decides the initial dictionary: block-orthogonal unit rows, the encoder equal to the decoder
-            (W_enc = W_dec, both [n, d]), no biases. Without one the weights are left unset, to be loaded.
+        generator: decides the initial dictionary: block-orthogonal unit rows, the encoder parallel to the decoder
+            (W_enc = encoder_norm * W_dec, both [n, d]), no biases. Without one the weights are left unset, to be loaded.
         statistics: of the store; needed by and only by `dataset` normalisation.
+        encoder_norm: norm of the encoder's rows at the start. The k chosen rows overlap, so that a smaller one than the
+            decoder's overshoots less.
         b_pre: [d] start of the shared bias, in normalised space (the mean or the geometric median of normalised
             activations; with `dataset`, zero is the store's mean). None: zero.
 
@@ -122,6 +124,7 @@ class Autoencoder(nn.Module):
         generator: torch.Generator | None = None,
         statistics: Statistics | None = None,
         b_pre: Tensor | None = None,
+        encoder_norm: float = 1.0,
     ) -> None:
         super().__init__()
         if (config.normalisation == "dataset") != (statistics is not None):
@@ -134,7 +137,7 @@ class Autoencoder(nn.Module):
         dictionary = (
             torch.empty(config.n, config.d) if generator is None else block_orthogonal(config.n, config.d, generator)
         )
-        self.W_enc = nn.Parameter(dictionary.clone())
+        self.W_enc = nn.Parameter(dictionary * encoder_norm)
         self.b_enc = nn.Parameter(torch.zeros(config.n))
         self.W_dec = nn.Parameter(dictionary)
         self.b_pre = nn.Parameter(torch.zeros(config.d) if b_pre is None else b_pre.detach().float().clone())

@@ -121,10 +121,11 @@ class Training:
         generator = torch.Generator().manual_seed(seed_of(recipe))
         mean, variance = torch.from_numpy(statistics.mean), torch.from_numpy(statistics.variance)
         if config.normalisation == "dataset":
-            return Autoencoder(config, generator, dataset_statistics(mean, variance)).to(self.device)
+            known = dataset_statistics(mean, variance)
+            return Autoencoder(config, generator, known, encoder_norm=recipe.sae.encoder_norm).to(self.device)
         if config.normalisation == "layer":
             mean = (mean - mean.mean()) / (mean.std() + LAYER_EPS)
-        return Autoencoder(config, generator, b_pre=mean.float()).to(self.device)
+        return Autoencoder(config, generator, b_pre=mean.float(), encoder_norm=recipe.sae.encoder_norm).to(self.device)
 
     def train(self) -> None:
         """All steps that are left, then the final SAE."""
