@@ -104,7 +104,7 @@ class Autoencoder(nn.Module):
     Args:
         config: its shape.
         generator: decides the initial dictionary: block-orthogonal unit rows, the encoder parallel to the decoder
-            (W_enc = encoder_norm * W_dec, both [n, d]), no biases. Without one the weights are left unset, to be loaded.
+            (W_enc = encoder_norm * W_dec, both [n, d]), no biases. Without one the weights are left unset.
         statistics: of the store; needed by and only by `dataset` normalisation.
         encoder_norm: norm of the encoder's rows at the start. The k chosen rows overlap, so that a smaller one than the
             decoder's overshoots less.
