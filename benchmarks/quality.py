@@ -25,7 +25,7 @@ from monosem.train.step import StepSettings, TrainStep
 
 Step = Callable[[Tensor], float]
 DEAD_WINDOW = 10_000_000  # as the peers' steps have it
-ENCODER_NORM = 0.1  # as recipes/demo.toml has it
+ENCODER_NORM = 0.3  # as recipes/demo.toml has it
 
 
 def ours(d: int, n: int, k: int, lr: float) -> Step:

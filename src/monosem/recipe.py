@@ -134,7 +134,7 @@ class SaeRecipe(Section):
     normalisation: Literal["layer", "dataset", "none"] = "layer"
     """`layer`: every vector to mean 0, std 1; `dataset`: centred by the store's mean, E|x|^2 = d; `none`."""
     encoder_norm: float = Field(default=1.0, gt=0)
-    """Norm of the encoder's rows at the start, the decoder's being 1. 1: the reference's; about 0.1 learns faster."""
+    """Norm of the encoder's rows at the start, the decoder's being 1. 1: the reference's; 0.3 learns faster."""
 
     @model_validator(mode="after")
     def _k_fits(self) -> "SaeRecipe":
