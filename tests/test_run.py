@@ -78,8 +78,21 @@ def test_an_interrupted_stage_goes_on_after_its_last_whole_shard(tmp_path: Path)
     journal.write_text(journal.read_text() + '{"name": "c", "ro')
     (stage.path / "b").unlink()
     (stage.path / "c.123.tmp").write_text("half")
+    (stage.path / "step-7.123.tmp").mkdir()
+    (stage.path / "step-7.123.tmp" / "weights").write_text("half")
     assert [shard.name for shard in opened(tmp_path).begin()] == ["a"]
     assert not list(stage.path.glob("*.tmp"))
+
+
+def test_a_shard_written_again_after_a_crash_counts_once(tmp_path: Path) -> None:
+    stage = opened(tmp_path)
+    stage.begin()
+    (stage.path / "a").write_text("a")
+    stage.add_shard("a", rows=1)
+    again = opened(tmp_path)
+    again.begin()
+    again.add_shard("a", rows=1)
+    assert [shard.name for shard in again.finish().shards] == ["a"]
 
 
 def test_a_stage_that_is_needed_must_be_complete(tmp_path: Path) -> None:

@@ -57,6 +57,15 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Delete the unfinished files and folders that a killed process left in `folder`."""
+    for leftover in folder.glob("*.tmp"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink()
+
+
 def sync_folder(path: Path) -> None:
     """Make a rename in `path` durable."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -20,7 +20,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from monosem import recipe as recipes
-from monosem.atomic import sha256, write_text
+from monosem.atomic import remove_leftovers, sha256, write_text
 from monosem.errors import RunError
 from monosem.recipe import Recipe
 
@@ -117,7 +117,8 @@ class Stage:
 
     def finish(self, **counts: Any) -> Manifest:
         """Write the manifest that makes the stage complete; its shards are sorted by name."""
-        ordered = sorted(self.shards, key=lambda shard: shard.name)
+        last = {shard.name: shard for shard in self.shards}  # one written again after a crash counts once
+        ordered = [last[name] for name in sorted(last)]
         self.manifest = self._expected.model_copy(
             update={
                 "shards": ordered,
@@ -146,8 +147,7 @@ class Stage:
     def _read_journal(self) -> list[Shard]:
         """Shards of an interrupted stage; a line torn by the interruption, or a file that is gone, is made again."""
         with contextlib.suppress(FileNotFoundError):
-            for leftover in self.path.glob("*.tmp"):
-                leftover.unlink()
+            remove_leftovers(self.path)
             shards: list[Shard] = []
             for line in (self.path / JOURNAL).read_text(encoding="utf-8").splitlines():
                 with contextlib.suppress(ValidationError):
@@ -203,8 +203,7 @@ class Run:
             file.truncate(0)
             file.write(f"process {os.getpid()}")
             file.flush()
-            for leftover in self.path.glob("*.tmp"):  # of a process that was killed
-                leftover.unlink()
+            remove_leftovers(self.path)
             yield
         finally:
             file.truncate(0)

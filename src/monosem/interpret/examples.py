@@ -66,7 +66,6 @@ def make(run: Run) -> Stage:
         collector = _pass(run, stage.path / STATE, activations)
         _write(run, stage, collector)
     written = {shard.name: shard for shard in stage.shards}
-    stage.shards = list(written.values())  # a file that was written again after a crash counts once
     (stage.path / STATE).unlink(missing_ok=True)
     stage.finish(
         rows=written[tables.EXAMPLES].rows,
