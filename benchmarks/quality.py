@@ -20,6 +20,7 @@ from torch import Tensor
 
 from monosem.sae.autoencoder import Autoencoder, SaeConfig
 from monosem.sae.losses import AuxK
+from monosem.sae.objective import Objective
 from monosem.train.optim import OptimSettings
 from monosem.train.step import StepSettings, TrainStep
 
@@ -33,7 +34,7 @@ def ours(d: int, n: int, k: int, lr: float) -> Step:
     config = SaeConfig(d=d, n=n, k=k, normalisation="none")
     sae = Autoencoder(config, torch.Generator().manual_seed(0), encoder_norm=ENCODER_NORM)
     optim = OptimSettings(lr=lr, schedule="constant", betas=(0.9, 0.999), eps=1e-8)
-    step = TrainStep(sae, StepSettings(optim, AuxK(k_aux=d // 2), DEAD_WINDOW))
+    step = TrainStep(sae, StepSettings(optim, Objective(AuxK(k_aux=d // 2)), DEAD_WINDOW))
     return lambda x: step.step(x).main
 
 

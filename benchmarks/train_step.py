@@ -21,6 +21,7 @@ from monosem.kernels.cpu import has_fast_bf16
 from monosem.sae.autoencoder import Autoencoder, SaeConfig
 from monosem.sae.initialise import dataset_statistics
 from monosem.sae.losses import AuxK
+from monosem.sae.objective import Objective
 from monosem.train.optim import OptimSettings
 from monosem.train.step import StepSettings, TrainStep
 
@@ -88,7 +89,7 @@ def our_step(d: int, n: int, k: int, dead: float, sample: Tensor) -> Contestant:
     statistics_ = dataset_statistics(sample.mean(0), sample.var(0))
     sae = Autoencoder(SaeConfig(d, n, k), torch.Generator().manual_seed(0), statistics_)
     optim = OptimSettings(lr=2e-4, schedule="constant", betas=(0.9, 0.999), eps=1e-8)
-    step = TrainStep(sae, StepSettings(optim, AuxK(d // 2), DEAD_WINDOW))
+    step = TrainStep(sae, StepSettings(optim, Objective(AuxK(d // 2)), DEAD_WINDOW))
     faint = int(dead * n)
     faint_rows = sae.W_enc.detach()[:faint].clone() * 1e-3
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from monosem.errors import RecipeError
-from monosem.kernels import AdamSettings, DenseRows, Moments, Pattern, Workspace, choose, cpu, reference
+from monosem.kernels import AdamSettings, DenseRows, Moments, Pattern, Workspace, choose, cpu, cpu_select, reference
 
 SHAPES = st.tuples(st.integers(1, 40), st.integers(1, 33), st.integers(1, 300), st.integers(1, 40), st.integers(0, 999))
 ADAM = AdamSettings(lr=1e-2, beta1=0.9, beta2=0.99, eps=1e-8, weight_decay=0.1, step=3)
@@ -63,6 +63,40 @@ def test_selection_of_equal_and_negative_values(n: int, k: int) -> None:
         assert torch.equal(b[chosen].sort(1).values, b.topk(k).values.sort().values.expand(5, k))
 
 
+@given(SHAPES)
+@settings(max_examples=40, deadline=None)
+def test_selection_by_magnitude(shape: tuple[int, int, int, int, int]) -> None:
+    rows, d, n, k, seed = shape
+    z, w, b, k = normal(seed, rows, d), normal(seed + 1, n, d), normal(seed + 2, n), min(k, n)
+    fast = cpu.select_topk(z, w, b, k, Workspace(), exact=True, absolute=True)
+    twin = reference.select_topk(z, w, b, k, Workspace(), exact=True, absolute=True)
+    pre = torch.addmm(b, z, w.T).abs()
+    assert_close(pre.gather(1, fast).sort(1).values, pre.gather(1, twin).sort(1).values)
+
+
+@given(SHAPES, st.sampled_from([-100.0, -1.0, 0.0, 3.0, 100.0]))
+@settings(max_examples=40, deadline=None)
+def test_selection_above_a_threshold(shape: tuple[int, int, int, int, int], shift: float) -> None:
+    rows, d, n, _, seed = shape
+    z, w, b = normal(seed, rows, d), normal(seed + 1, n, d), normal(seed + 2, n) + shift
+    fast, twin = (kernels.select_above(z, w, b, Workspace(), exact=True) for kernels in (cpu, reference))
+    pre = torch.addmm(b, z, w.T)
+    for pattern in (fast, twin):
+        assert (len(pattern.offsets), int(pattern.offsets[-1])) == (rows + 1, len(pattern.indices))
+        dense = torch.zeros(rows, n, dtype=torch.bool)
+        dense[pattern.row_of_entry(), pattern.indices] = True
+        near = pre.abs() < 1e-4  # which side a value on the border falls is left to rounding
+        assert torch.equal(dense | near, (pre > 0) | near)
+        assert int(dense.sum()) == len(pattern.indices)
+
+
+def test_a_pattern_keeps_the_entries_of_a_mask() -> None:
+    pattern = Pattern(torch.tensor([4, 1, 2, 0, 3]), torch.tensor([0, 2, 2, 5]), 5)
+    kept = pattern.kept(torch.tensor([False, True, True, False, True]))
+    assert (kept.indices.tolist(), kept.offsets.tolist()) == ([1, 2, 3], [0, 1, 1, 3])
+    assert kept.row_of_entry().tolist() == [0, 2, 2]
+
+
 def test_selection_is_by_lowest_index_among_equals_in_the_twin() -> None:
     chosen = reference.select_topk(torch.ones(2, 3), torch.zeros(9, 3), torch.zeros(9), 4, Workspace(), exact=True)
     assert chosen.tolist() == [[0, 1, 2, 3]] * 2
@@ -71,7 +105,7 @@ def test_selection_is_by_lowest_index_among_equals_in_the_twin() -> None:
 def test_selection_is_the_same_over_many_chunks_and_in_a_used_workspace(monkeypatch: pytest.MonkeyPatch) -> None:
     z, w, b = normal(0, 200, 9), normal(1, 77, 9), normal(2, 77)
     whole = cpu.select_topk(z, w, b, 5, Workspace(), exact=True)
-    monkeypatch.setattr(cpu, "CHUNK_VALUES", 77 * 32)
+    monkeypatch.setattr(cpu_select, "CHUNK_VALUES", 77 * 32)
     workspace = Workspace()
     cpu.select_topk(normal(3, 500, 30), normal(4, 99, 30), normal(5, 99), 5, workspace, exact=True)
     assert torch.equal(cpu.select_topk(z, w, b, 5, workspace, exact=True).sort(1).values, whole.sort(1).values)
@@ -188,7 +222,7 @@ def test_both_ways_to_the_largest_agree(dtype: torch.dtype, columns: int, monkey
     for k in {1, min(7, columns), columns}:
         expected = scores.topk(k, dim=1).values.sort(1).values
         for threads in (0, 4):
-            monkeypatch.setattr(cpu, "PARTITION_THREADS", threads)
-            found = cpu._largest(scores, k)
+            monkeypatch.setattr(cpu_select, "PARTITION_THREADS", threads)
+            found = cpu_select._largest(scores, k)
             assert all(len(set(row)) == k for row in found.tolist())
             assert torch.equal(scores.gather(1, found).sort(1).values, expected)

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from monosem.errors import SaeError
-from monosem.sae.autoencoder import Autoencoder, Codes, Normalisation, SaeConfig
+from monosem.sae.autoencoder import Autoencoder, Normalisation, SaeConfig
+from monosem.sae.codes import Codes
 from monosem.sae.initialise import block_orthogonal, dataset_statistics, geometric_median
 
 NORMALISATIONS: tuple[Normalisation, ...] = ("layer", "dataset", "none")

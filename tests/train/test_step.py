@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from monosem.errors import TrainingError
-from monosem.kernels import Workspace, cpu
+from monosem.kernels import Workspace, cpu, cpu_select
 from monosem.sae.autoencoder import Autoencoder, SaeConfig
 from monosem.sae.initialise import dataset_statistics
 from monosem.sae.losses import AuxK
+from monosem.sae.objective import Objective
 from monosem.train.optim import OptimSettings
 from monosem.train.step import StepSettings, TrainStep
 
@@ -48,7 +49,7 @@ class PlainStep:
         )
 
     def step(self, x: Tensor, chosen: Tensor, dead: Tensor) -> float:
-        sae, aux = self.sae, self.settings.aux
+        sae, aux = self.sae, self.settings.objective.aux
         if sae.config.normalisation == "dataset":
             y = (x.double() - sae.mean) * sae.scale
         else:
@@ -106,7 +107,7 @@ def chosen_latents(step: TrainStep, x: Tensor) -> Tensor:
 def test_steps_equal_autograd(d: int, n: int, k: int, normalisation: str, k_aux: int, clip: float | None) -> None:
     sae = make_sae(d, n, k, normalisation)
     aux = AuxK(k_aux=k_aux, coefficient=0.5, budget=math.inf)
-    settings = StepSettings(replace(OPTIM, clip=clip, weight_decay=0.01), aux, dead_window=150)
+    settings = StepSettings(replace(OPTIM, clip=clip, weight_decay=0.01), Objective(aux), dead_window=150)
     ours = TrainStep(sae, settings)
     plain = PlainStep(ours)
     with_dead = 0
@@ -131,8 +132,8 @@ def test_the_twin_kernels_make_the_same_step(monkeypatch: pytest.MonkeyPatch) ->
     results = []
     for switch in ("", "reference"):
         monkeypatch.setenv("MONOSEM_KERNELS", switch)
-        monkeypatch.setattr(cpu, "has_fast_bf16", lambda: False)
-        step = TrainStep(make_sae(16, 90, 4), StepSettings(OPTIM, AuxK(8), dead_window=100))
+        monkeypatch.setattr(cpu_select, "has_fast_bf16", lambda: False)
+        step = TrainStep(make_sae(16, 90, 4), StepSettings(OPTIM, Objective(AuxK(8)), dead_window=100))
         results.append((step.step(x), step.step(x), step.sae.W_enc.detach(), step.sae.W_dec.detach()))
     (first, second, enc, dec), (first_twin, second_twin, enc_twin, dec_twin) = results
     assert first.loss == pytest.approx(first_twin.loss, rel=1e-5)
@@ -149,7 +150,7 @@ def test_auxk_reaches_encoder_and_decoder_of_dead_latents(k_aux: int, gate: bool
     with torch.no_grad():
         sae.W_enc[:40] *= 1e-3  # too faint to be chosen, so that nothing but AuxK can move them
         sae.b_enc[:40] = 0
-    step = TrainStep(sae, StepSettings(OPTIM, AuxK(k_aux, gate=gate), dead_window=10_000))
+    step = TrainStep(sae, StepSettings(OPTIM, Objective(AuxK(k_aux, gate=gate)), dead_window=10_000))
     step.dead.silent_for[:40] = 10_000
     before = {name: sae.get_parameter(name).detach().clone() for name in ("W_enc", "b_enc", "W_dec")}
     result = step.step(activations(64, 16, 0))
@@ -165,7 +166,7 @@ def test_auxk_reaches_encoder_and_decoder_of_dead_latents(k_aux: int, gate: bool
 def test_same_input_gives_the_same_bits() -> None:
     runs = []
     for _ in range(2):
-        step = TrainStep(make_sae(33, 500, 8), StepSettings(OPTIM, AuxK(16), dead_window=600))
+        step = TrainStep(make_sae(33, 500, 8), StepSettings(OPTIM, Objective(AuxK(16)), dead_window=600))
         results = [step.step(activations(300, 33, i)) for i in range(4)]
         runs.append((results, step.state_dict()))
     (results, state), (results_again, state_again) = runs
@@ -174,7 +175,9 @@ def test_same_input_gives_the_same_bits() -> None:
 
 
 def test_a_loaded_state_continues_bit_for_bit() -> None:
-    settings = StepSettings(replace(OPTIM, schedule="cosine"), AuxK(16), dead_window=600, k_start=20, k_steps=5)
+    settings = StepSettings(
+        replace(OPTIM, schedule="cosine"), Objective(AuxK(16)), dead_window=600, k_start=20, k_steps=5
+    )
     whole = TrainStep(make_sae(20, 400, 8), settings)
     for i in range(3):
         whole.step(activations(256, 20, i))
@@ -188,8 +191,8 @@ def test_a_loaded_state_continues_bit_for_bit() -> None:
 
 
 def test_a_state_of_another_shape_is_refused() -> None:
-    step = TrainStep(make_sae(20, 40, 8), StepSettings(OPTIM, AuxK(16)))
-    other = TrainStep(make_sae(20, 44, 8), StepSettings(OPTIM, AuxK(16)))
+    step = TrainStep(make_sae(20, 40, 8), StepSettings(OPTIM, Objective(AuxK(16))))
+    other = TrainStep(make_sae(20, 44, 8), StepSettings(OPTIM, Objective(AuxK(16))))
     before = step.sae.W_enc.detach().clone()
     with pytest.raises(TrainingError, match=r"has shape \[44"):
         step.load_state_dict(other.state_dict())
@@ -199,20 +202,20 @@ def test_a_state_of_another_shape_is_refused() -> None:
 
 
 def test_permuted_latents_train_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu, "has_fast_bf16", lambda: False)  # bfloat16 scores tie, and ties go by index
+    monkeypatch.setattr(cpu_select, "has_fast_bf16", lambda: False)  # bfloat16 scores tie, and ties go by index
     order = torch.randperm(60, generator=torch.Generator().manual_seed(3))
     plain, permuted = make_sae(16, 60, 4), make_sae(16, 60, 4)
     with torch.no_grad():
         for name in ("W_enc", "b_enc", "W_dec"):
             permuted.get_parameter(name).copy_(plain.get_parameter(name)[order])
-    steps = [TrainStep(sae, StepSettings(OPTIM, AuxK(16))) for sae in (plain, permuted)]
+    steps = [TrainStep(sae, StepSettings(OPTIM, Objective(AuxK(16)))) for sae in (plain, permuted)]
     for i in range(3):
         results = [step.step(activations(128, 16, i)) for step in steps]
         assert results[0].main == pytest.approx(results[1].main, rel=1e-5)
 
 
 def test_training_lowers_the_loss_and_reports_it() -> None:
-    step = TrainStep(make_sae(16, 128, 6), StepSettings(OPTIM, AuxK(8)))
+    step = TrainStep(make_sae(16, 128, 6), StepSettings(OPTIM, Objective(AuxK(8))))
     results = [step.step(activations(512, 16, i)) for i in range(60)]
     assert results[-1].main < 0.6 * results[0].main
     assert results[0].l0 == pytest.approx(6, abs=0.2)
@@ -222,7 +225,7 @@ def test_training_lowers_the_loss_and_reports_it() -> None:
 
 
 def test_a_loss_that_is_not_finite_leaves_the_weights() -> None:
-    step = TrainStep(make_sae(16, 50, 4), StepSettings(OPTIM, AuxK(8)))
+    step = TrainStep(make_sae(16, 50, 4), StepSettings(OPTIM, Objective(AuxK(8))))
     before = copy.deepcopy(step.state_dict())
     x = activations(30, 16, 0)
     x[3, 3] = math.nan
@@ -232,12 +235,12 @@ def test_a_loss_that_is_not_finite_leaves_the_weights() -> None:
 
 
 def test_k_is_annealed_and_bf16_is_read() -> None:
-    step = TrainStep(make_sae(16, 50, 4), StepSettings(OPTIM, AuxK(8), k_start=16, k_steps=3))
+    step = TrainStep(make_sae(16, 50, 4), StepSettings(OPTIM, Objective(AuxK(8)), k_start=16, k_steps=3))
     assert [step.step(activations(30, 16, i).bfloat16()).k for i in range(5)] == [16, 12, 8, 4, 4]
 
 
 def test_constant_input_has_no_variance_to_divide_by() -> None:
     sae = make_sae(16, 50, 4, "layer")
-    step = TrainStep(sae, StepSettings(OPTIM, AuxK(8)))
+    step = TrainStep(sae, StepSettings(OPTIM, Objective(AuxK(8))))
     with pytest.raises(TrainingError, match="the loss is"):
         step.step(torch.ones(10, 16) * torch.linspace(0, 1, 16) * math.inf)

@@ -130,7 +130,7 @@ def through(sae: Autoencoder) -> Reconstruct:
 
     def rebuild(x: Tensor) -> Rebuilt:
         codes = sae.encode(x)
-        return Rebuilt(sae.decode(codes), (codes.values > 0).sum(1))
+        return Rebuilt(sae.decode(codes), (codes.values != 0).sum(1))
 
     return rebuild
 

@@ -24,8 +24,18 @@ class Kernels(Protocol):
     """What every implementation offers; the docstrings in `reference` define each function."""
 
     def select_topk(
-        self, z: Tensor, w_enc: Tensor, b_enc: Tensor, k: int, workspace: Workspace, *, exact: bool
+        self,
+        z: Tensor,
+        w_enc: Tensor,
+        b_enc: Tensor,
+        k: int,
+        workspace: Workspace,
+        *,
+        exact: bool,
+        absolute: bool = False,
     ) -> Tensor: ...
+
+    def select_above(self, z: Tensor, w_enc: Tensor, bias: Tensor, workspace: Workspace, *, exact: bool) -> Pattern: ...
 
     def values_at(self, rows: Tensor, weight: Tensor, pattern: Pattern, bias: Tensor | None = None) -> Tensor: ...
 

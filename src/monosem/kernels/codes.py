@@ -38,6 +38,11 @@ class Pattern:
         rows = torch.arange(self.rows, device=self.offsets.device)
         return torch.repeat_interleave(rows, self.offsets.diff(), output_size=len(self.indices))
 
+    def kept(self, mask: Tensor) -> "Pattern":
+        """The entries where `mask [nnz]` holds."""
+        before = torch.cat([self.offsets.new_zeros(1), mask.cumsum(0)])
+        return Pattern(self.indices[mask], before[self.offsets], self.n)
+
 
 @dataclass(frozen=True)
 class ByLatent:

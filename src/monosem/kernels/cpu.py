@@ -1,14 +1,12 @@
 """The kernels for CPUs: everything after the selection is sparse, and nothing is allocated that could be reused.
 
-Selection multiplies row chunks in bfloat16 where the CPU has instructions for it (in float32 elsewhere) into one
-buffer and reads each row once, through maxima of tiles; the values of the winners are then exact in float32.
-Gradients and their AdamW step walk over the latents in blocks that stay in the cache. Sums run in a fixed order, so
-the same input gives the same bits.
+Gradients and their AdamW step walk over the latents in blocks that stay in the cache. Where codes are dense (the first
+steps of a sparsity that learns its own L0) chunks and blocks turn into dense products. Sums run in a fixed order, so
+the same input gives the same bits. Selection is in `cpu_select`.
 """
 
 import warnings
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -16,92 +14,34 @@ from torch.nn import functional as F
 from torch.optim.adamw import adamw
 
 from monosem.kernels.adam import AdamSettings, Moments
-from monosem.kernels.codes import ByLatent, DenseRows, Pattern, Workspace
+from monosem.kernels.codes import ByLatent, DenseRows, Pattern
+from monosem.kernels.cpu_select import select_above, select_topk
 
-CHUNK_VALUES = 1 << 23
-"""Pre-activations computed at a time: 16 MiB in bfloat16, inside a last-level cache."""
-TILE = 8
-"""Values behind each maximum of the selection."""
-PARTITION_WIDTH = 512
-PARTITION_THREADS = 4
-"""Up to these, numpy's vectorised partition on one thread beats torch's threaded `topk`."""
+__all__ = [
+    "by_latent",
+    "decode",
+    "latent_gradient",
+    "project_rows",
+    "select_above",
+    "select_topk",
+    "update_from_codes",
+    "update_rows",
+    "values_at",
+]
+
 BLOCK_VALUES = 1 << 19
 """Gradient values computed and applied at a time: 2 MiB."""
-
-
-@cache
-def has_fast_bf16() -> bool:
-    """Whether this CPU multiplies bfloat16 faster than float32."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # newer than our oldest torch
-    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "sve_bf16", "arm_bf16"))
-
-
-def select_topk(z: Tensor, w_enc: Tensor, b_enc: Tensor, k: int, workspace: Workspace, *, exact: bool) -> Tensor:
-    """See `reference.select_topk`; exact up to ties."""
-    rows, n = len(z), len(w_enc)
-    dtype = torch.float32 if exact or not has_fast_bf16() else torch.bfloat16
-    z = _with_bias(z, torch.ones((), device=z.device), dtype, workspace, "select.z")
-    weight = _with_bias(w_enc, b_enc, dtype, workspace, "select.weight").T
-    chunk = max(32, CHUNK_VALUES // n)
-    pre = workspace.get("select.pre", (min(chunk, rows), n), dtype, z.device)
-    chosen = torch.empty(rows, k, dtype=torch.int64, device=z.device)
-    for first in range(0, rows, chunk):
-        part = z[first : first + chunk]
-        scores = torch.mm(part, weight, out=pre[: len(part)])
-        chosen[first : first + chunk] = _largest(scores, k)
-    return chosen
-
-
-def _with_bias(matrix: Tensor, bias: Tensor, dtype: torch.dtype, workspace: Workspace, name: str) -> Tensor:
-    """`[matrix, bias]` in `dtype`: the bias rides in the product, which a separate pass over [B, n] would not.
-
-    The width is made even, because bfloat16 products take pairs.
-    """
-    rows, d = matrix.shape
-    extended = workspace.get(name, (rows, d + 1 + (d + 1) % 2), dtype, matrix.device)
-    extended[:, :d] = matrix
-    extended[:, d] = bias
-    extended[:, d + 1 :] = 0
-    return extended
-
-
-def _largest(scores: Tensor, k: int) -> Tensor:
-    """Columns of the k largest of every row, in any order.
-
-    The k tiles with the largest maxima contain the k largest values (up to ties), and the same holds for the
-    maxima themselves, so that `topk` never sees more than a few multiples of k values.
-    """
-    columns = scores.shape[1]
-    tiles = columns // TILE
-    if tiles < 2 * k:
-        return _top_positions(scores, k)
-    # a tile is every `tiles`-th column, so that its maximum is taken over whole vectors
-    maxima = torch.amax(scores[:, : tiles * TILE].unflatten(1, (TILE, tiles)), dim=1)
-    inside = torch.arange(0, tiles * TILE, tiles, device=scores.device)
-    survivors = (_largest(maxima, k).unsqueeze(1) + inside[:, None]).flatten(1)
-    if columns > tiles * TILE:
-        rest = torch.arange(tiles * TILE, columns, device=scores.device)
-        survivors = torch.cat([survivors, rest.expand(len(scores), -1)], dim=1)
-    return survivors.gather(1, _top_positions(scores.gather(1, survivors), k))
-
-
-def _top_positions(scores: Tensor, k: int) -> Tensor:
-    """Columns of the k largest of every row of a few columns, in any order."""
-    width = scores.shape[1]
-    if width > PARTITION_WIDTH or torch.get_num_threads() > PARTITION_THREADS:
-        return torch.topk(scores, k, dim=1, sorted=False).indices
-    # integers that order as (value, lowest column): the float's bits, turned round below zero, above the column
-    half = 16 if scores.dtype == torch.bfloat16 else 32
-    bits = scores.view(torch.int16 if half == 16 else torch.int32).to(torch.int32 if half == 16 else torch.int64)
-    keys = (bits >> half).bitwise_and_((1 << (half - 1)) - 1).bitwise_xor_(bits).bitwise_left_shift_(half)
-    keys += torch.arange(width - 1, -1, -1, dtype=keys.dtype)
-    keys.numpy().partition(width - k, axis=1)
-    return width - 1 - (keys[:, width - k :] & ((1 << half) - 1)).long()
+DENSE_VALUES = 1 << 22
+"""Values of a dense chunk of codes: 16 MiB."""
+DENSE_FROM = 16
+"""Codes with more than one active entry in this many are faster as dense products."""
 
 
 def values_at(rows: Tensor, weight: Tensor, pattern: Pattern, bias: Tensor | None = None) -> Tensor:
     """See `reference.values_at`."""
-    start = torch.zeros(len(pattern.indices)) if bias is None else bias[pattern.indices]
+    if _is_dense(len(pattern.indices), pattern.rows, pattern.n):
+        return _dense_values_at(rows, weight, pattern, bias)
+    start = rows.new_zeros(len(pattern.indices)) if bias is None else bias[pattern.indices]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
         sampled = torch.sparse_csr_tensor(
@@ -112,6 +52,8 @@ def values_at(rows: Tensor, weight: Tensor, pattern: Pattern, bias: Tensor | Non
 
 def decode(values: Tensor, pattern: Pattern, weight: Tensor) -> Tensor:
     """See `reference.decode`."""
+    if _is_dense(len(pattern.indices), pattern.rows, pattern.n):
+        return _dense_decode(values, pattern, weight)
     return F.embedding_bag(
         pattern.indices, weight, pattern.offsets, per_sample_weights=values, mode="sum", include_last_offset=True
     )
@@ -198,18 +140,59 @@ def _for_gradient_blocks(
     for i, first in enumerate(range(0, n, block)):
         last = min(first + block, n)
         uses = slice(entries[i], entries[i + 1])
-        gradient = F.embedding_bag(
-            by_latent.rows[uses],
-            rows,
-            by_latent.offsets[first : last + 1] - entries[i],
-            per_sample_weights=values[uses],
-            mode="sum",
-            include_last_offset=True,
-        )
+        latents, offsets = last - first, by_latent.offsets[first : last + 1] - entries[i]
+        if _is_dense(entries[i + 1] - entries[i], len(rows), latents):
+            # never a chunk of rows here: a latent's whole sum is one product
+            codes = values.new_zeros(latents, len(rows))
+            latent = torch.repeat_interleave(
+                torch.arange(latents), offsets.diff(), output_size=entries[i + 1] - entries[i]
+            )
+            codes.view(-1)[latent * len(rows) + by_latent.rows[uses]] = values[uses]
+            gradient = codes @ rows
+        else:
+            gradient = F.embedding_bag(
+                by_latent.rows[uses],
+                rows,
+                offsets,
+                per_sample_weights=values[uses],
+                mode="sum",
+                include_last_offset=True,
+            )
         if extra is not None:
             more = slice(extras[i], extras[i + 1])
             gradient.index_add_(0, extra.latents[more] - first, extra.rows[more])
         use(first, last, gradient)
+
+
+def _is_dense(entries: int, rows: int, n: int) -> bool:
+    return entries * DENSE_FROM > rows * n
+
+
+def _dense_chunks(pattern: Pattern) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Chunks of rows: their slice, that of their entries, and where `[chunk, n]` holds each entry when flat."""
+    chunk = max(1, DENSE_VALUES // pattern.n)
+    place = pattern.row_of_entry() % chunk * pattern.n + pattern.indices
+    for first in range(0, pattern.rows, chunk):
+        last = min(first + chunk, pattern.rows)
+        entries = slice(int(pattern.offsets[first]), int(pattern.offsets[last]))
+        yield slice(first, last), entries, place[entries]
+
+
+def _dense_values_at(rows: Tensor, weight: Tensor, pattern: Pattern, bias: Tensor | None) -> Tensor:
+    values = rows.new_empty(len(pattern.indices))
+    for part, entries, place in _dense_chunks(pattern):
+        products = rows[part] @ weight.T if bias is None else torch.addmm(bias, rows[part], weight.T)
+        torch.index_select(products.view(-1), 0, place, out=values[entries])
+    return values
+
+
+def _dense_decode(values: Tensor, pattern: Pattern, weight: Tensor) -> Tensor:
+    decoded = values.new_empty(pattern.rows, weight.shape[1])
+    for part, entries, place in _dense_chunks(pattern):
+        codes = values.new_zeros(part.stop - part.start, pattern.n)
+        codes.view(-1)[place] = values[entries]
+        torch.mm(codes, weight, out=decoded[part])
+    return decoded
 
 
 def _project(gradient: Tensor, weight: Tensor) -> None:

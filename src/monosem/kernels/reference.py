@@ -18,14 +18,33 @@ def select_topk(
     workspace: Workspace,  # noqa: ARG001 - what the fast ones need
     *,
     exact: bool,  # noqa: ARG001
+    absolute: bool = False,
 ) -> Tensor:
-    """Latents of the k largest `z @ w_enc.T + b_enc` of every row of `z [B, d]`.
+    """Latents of the k largest `z @ w_enc.T + b_enc` of every row of `z [B, d]`; with `absolute`, by magnitude.
 
     Returns [B, k] int64, in no order that a caller may rely on. Equal values go to the lowest index here; a fast
     kernel may take any of the equals. `exact=False` lets it compare products of bfloat16 inputs; the twin is exact.
     """
     pre = torch.addmm(b_enc, z, w_enc.T)
+    pre = pre.abs() if absolute else pre
     return pre.sort(dim=1, descending=True, stable=True).indices[:, :k]
+
+
+def select_above(
+    z: Tensor,
+    w_enc: Tensor,
+    bias: Tensor,
+    workspace: Workspace,  # noqa: ARG001
+    *,
+    exact: bool,  # noqa: ARG001
+) -> Pattern:
+    """Every latent with `z @ w_enc.T + bias > 0`, for every row of `z [B, d]`: latents ascend within a row.
+
+    A threshold is a smaller bias. `exact` as in `select_topk`.
+    """
+    above = torch.addmm(bias, z, w_enc.T) > 0
+    offsets = torch.cat([above.new_zeros(1, dtype=torch.int64), above.sum(1).cumsum(0)])
+    return Pattern(above.nonzero()[:, 1], offsets, len(w_enc))
 
 
 def values_at(rows: Tensor, weight: Tensor, pattern: Pattern, bias: Tensor | None = None) -> Tensor:

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from monosem.errors import SaeError
 from monosem.kernels import Pattern, Workspace, choose
+from monosem.sae.codes import Codes, padded
 from monosem.sae.initialise import Statistics, block_orthogonal
-from monosem.sae.sparsity import make_sparsity
+from monosem.sae.sparsity import Encoder, Selection, make_sparsity
 
 Normalisation = Literal["layer", "dataset", "none"]
 LAYER_EPS = 1e-6
@@ -33,8 +34,9 @@ class SaeConfig:
     n: int
     """Number of latents."""
     k: int
-    """Active latents for each activation."""
+    """Active latents for each activation: exactly, on average over a batch, or as training aimed at."""
     sparsity: str = "topk"
+    """One of `monosem.sae.sparsity.SPARSITIES`."""
     normalisation: Normalisation = "dataset"
     """`layer`: (x - mean) / (std + 1e-6) of every vector; `dataset`: (x - mean) * scale, of the store; `none`."""
     model: str = ""
@@ -43,6 +45,8 @@ class SaeConfig:
     """The place in it."""
     norm_threshold: float | None = None
     """Activations with a larger norm (attention sinks) were left out of its training. None: none were."""
+    prefixes: tuple[int, ...] = ()
+    """Matryoshka: the first so many latents were trained to reconstruct by themselves."""
 
     def __post_init__(self) -> None:
         for name in ("d", "n", "k"):
@@ -52,34 +56,9 @@ class SaeConfig:
             raise SaeError(f"k = {self.k} is larger than n = {self.n}; choose k <= n")
         if self.normalisation not in ("layer", "dataset", "none"):
             raise SaeError(f"normalisation {self.normalisation!r} is not known; expected layer, dataset or none")
+        if any(not 1 <= size <= self.n for size in self.prefixes):
+            raise SaeError(f"prefixes = {list(self.prefixes)}: expected sizes from 1 to n = {self.n}")
         make_sparsity(self.sparsity, self.k)
-
-
-@dataclass(frozen=True)
-class Codes:
-    """The sparse codes of B activations, k latents each, largest value first."""
-
-    values: Tensor
-    """[B, k] float32, at least 0. A latent with value 0 is not active."""
-    indices: Tensor
-    """[B, k] int64, latents."""
-    n: int
-    """Number of latents that there are."""
-    mean: Tensor | None = None
-    """[B, 1] each vector's mean, taken off by `layer` normalisation."""
-    std: Tensor | None = None
-    """[B, 1] each vector's std + 1e-6, divided by in `layer` normalisation."""
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def l0(self) -> float:
-        """Mean number of active latents in an activation."""
-        return float((self.values > 0).sum()) / max(1, len(self))
-
-    def dense(self) -> Tensor:
-        """[B, n] float32. For small use: it is n / k times the size."""
-        return self.values.new_zeros(len(self), self.n).scatter_(1, self.indices, self.values)
 
 
 class Reconstruction(NamedTuple):
@@ -88,6 +67,23 @@ class Reconstruction(NamedTuple):
     x_hat: Tensor
     """[B, d] float32, raw units."""
     codes: Codes
+
+
+class Rebuilt(NamedTuple):
+    """Activations as an SAE rebuilds them."""
+
+    x_hat: Tensor
+    """[B, d] float32, raw units."""
+    active: int
+    """Active entries of all codes."""
+
+
+class Standardised(NamedTuple):
+    """Activations in the SAE's space, with what undoes `layer` normalisation."""
+
+    y: Tensor
+    mean: Tensor | None
+    std: Tensor | None
 
 
 class Normalised(NamedTuple):
@@ -106,6 +102,7 @@ class Autoencoder(nn.Module):
         generator: decides the initial dictionary: block-orthogonal unit rows, the encoder parallel to the decoder
             (W_enc = encoder_norm * W_dec, both [n, d]), no biases. Without one the weights are left unset.
         statistics: of the store; needed by and only by `dataset` normalisation.
+        threshold: start of every latent's threshold, for `jumprelu`.
         encoder_norm: norm of the encoder's rows at the start. The k chosen rows overlap, so that a smaller one than the
             decoder's overshoots less.
         b_pre: [d] start of the shared bias, in normalised space (the mean or the geometric median of normalised
@@ -117,6 +114,7 @@ class Autoencoder(nn.Module):
 
     mean: Tensor
     scale: Tensor
+    threshold: Tensor | None
 
     def __init__(
         self,
@@ -125,6 +123,7 @@ class Autoencoder(nn.Module):
         statistics: Statistics | None = None,
         b_pre: Tensor | None = None,
         encoder_norm: float = 1.0,
+        threshold: float = 0.1,
     ) -> None:
         super().__init__()
         if (config.normalisation == "dataset") != (statistics is not None):
@@ -141,6 +140,11 @@ class Autoencoder(nn.Module):
         self.b_enc = nn.Parameter(torch.zeros(config.n))
         self.W_dec = nn.Parameter(dictionary)
         self.b_pre = nn.Parameter(torch.zeros(config.d) if b_pre is None else b_pre.detach().float().clone())
+        self.log_threshold = None
+        if config.sparsity == "jumprelu":
+            self.log_threshold = nn.Parameter(torch.full((config.n,), float(threshold)).log())
+        # batchtopk: what a pre-activation must exceed outside of training; follows the batches
+        self.register_buffer("threshold", torch.zeros(()) if config.sparsity == "batchtopk" else None)
         stats = statistics or Statistics(torch.zeros(config.d), 1.0)
         self.register_buffer("mean", stats.mean.detach().float().clone())
         self.register_buffer("scale", torch.tensor(float(stats.scale)))
@@ -158,15 +162,8 @@ class Autoencoder(nn.Module):
             SaeError: x has another width.
         """
         z, mean, std = self.normalise(x)
-        kernels = choose(z.device)
-        pattern = self.sparsity.select(kernels, z, self.W_enc, self.b_enc, Workspace(), exact=exact)
-        values = self.sparsity.activate(kernels.values_at(z, self.W_enc, pattern, self.b_enc))
-        shape = (len(z), self.config.k)
-        values, indices = values.view(shape), pattern.indices.view(shape)
-        # by value, equal ones by index: the same codes whatever order the kernel left
-        indices, by_index = indices.sort(dim=1)
-        values, by_value = values.gather(1, by_index).sort(dim=1, descending=True, stable=True)
-        return Codes(values, indices.gather(1, by_value), self.config.n, mean, std)
+        selection, values = self._active(z, exact)
+        return padded(selection.pattern, values, mean, std)
 
     @torch.no_grad()
     def decode(self, codes: Codes) -> Tensor:
@@ -178,17 +175,47 @@ class Autoencoder(nn.Module):
         if codes.n != self.config.n:
             raise SaeError(f"codes of {codes.n} latents do not fit an SAE of {self.config.n}")
         pattern = Pattern.fixed(codes.indices, codes.n)
-        y = choose(codes.values.device).decode(codes.values.reshape(-1), pattern, self.W_dec) + self.b_pre
-        if self.config.normalisation != "layer":
-            return y / self.scale + self.mean
-        if codes.std is None or codes.mean is None:
-            raise SaeError("codes lack the mean and std of their vectors, which 'layer' normalisation needs to decode")
-        return y * codes.std + codes.mean
+        output = choose(codes.values.device).decode(codes.values.reshape(-1), pattern, self.W_dec)
+        return self._denormalised(output, codes.mean, codes.std)
 
     def forward(self, x: Tensor) -> Reconstruction:
         """Encode and decode raw activations `x [B, d]`."""
         codes = self.encode(x)
         return Reconstruction(self.decode(codes), codes)
+
+    @torch.no_grad()
+    def reconstruct(self, x: Tensor) -> Rebuilt:
+        """`decode(encode(x, exact=False))`, for when nobody looks at the codes."""
+        z, mean, std = self.normalise(x)
+        selection, values = self._active(z, exact=False)
+        output = choose(z.device).decode(values, selection.pattern, self.W_dec)
+        return Rebuilt(self._denormalised(output, mean, std), int((values != 0).sum()))
+
+    def like(self) -> "Autoencoder":
+        """Another SAE of the same shape, statistics and threshold, on the same device; its weights are unset."""
+        statistics = Statistics(self.mean, float(self.scale)) if self.config.normalisation == "dataset" else None
+        other = Autoencoder(self.config, statistics=statistics).to(self.W_enc.device)
+        if other.threshold is not None and self.threshold is not None:
+            other.threshold.copy_(self.threshold)
+        return other
+
+    @torch.no_grad()
+    def fold_norms(self) -> None:
+        """Give the decoder unit rows and their norms to the encoder: what is reconstructed stays the same.
+
+        Values grow by the norms. Possible where a latent's being active does not depend on other latents.
+        """
+        norms = self.W_dec.norm(dim=1).clamp_min(1e-12)
+        self.W_dec /= norms[:, None]
+        self.W_enc *= norms[:, None]
+        self.b_enc *= norms
+        if self.log_threshold is not None:
+            self.log_threshold += norms.log()
+
+    def encoder(self) -> Encoder:
+        """The encoder's weights outside autograd, thresholds as they are compared with."""
+        threshold = self.threshold if self.log_threshold is None else self.log_threshold.detach().exp()
+        return Encoder(self.W_enc.detach(), self.b_enc.detach(), threshold)
 
     @torch.no_grad()
     def direction(self, latent: int) -> Tensor:
@@ -207,6 +234,16 @@ class Autoencoder(nn.Module):
     def normalise(self, x: Tensor) -> Normalised:
         """`z [B, d]` float32: raw activations in the SAE's space, minus `b_pre`.
 
+        Raises:
+            SaeError: x has another width.
+        """
+        y, mean, std = self.standardise(x)
+        return Normalised(y.sub_(self.b_pre), mean, std)
+
+    @torch.no_grad()
+    def standardise(self, x: Tensor) -> Standardised:
+        """`y [B, d]` float32: raw activations in the SAE's space, the same for all SAEs of one normalisation and store.
+
         `layer` uses the unbiased standard deviation (d - 1), as the reference system does.
 
         Raises:
@@ -214,10 +251,26 @@ class Autoencoder(nn.Module):
         """
         if x.dim() != 2 or x.shape[1] != self.config.d:
             raise SaeError(f"activations of shape {list(x.shape)} do not fit an SAE of width {self.config.d}")
-        x = x.float()
         if self.config.normalisation != "layer":
-            return Normalised((x - self.mean).mul_(self.scale).sub_(self.b_pre), None, None)
+            # a copy even of float32: the caller's x stays as it is
+            return Standardised(x.to(torch.float32, copy=True).sub_(self.mean).mul_(self.scale), None, None)
+        x = x.float()
         mean = x.mean(1, keepdim=True)
         centred = x - mean
         std = torch.linalg.vector_norm(centred, dim=1, keepdim=True) / max(1, self.config.d - 1) ** 0.5 + LAYER_EPS
-        return Normalised(centred.div_(std).sub_(self.b_pre), mean, std)
+        return Standardised(centred.div_(std), mean, std)
+
+    def _active(self, z: Tensor, exact: bool) -> tuple[Selection, Tensor]:
+        """The active latents of `z` and their values [nnz]."""
+        encoder = self.encoder()
+        selection = self.sparsity.select(choose(z.device), z, encoder, Workspace(), exact=exact)
+        return selection, self.sparsity.activate(selection, encoder)
+
+    def _denormalised(self, output: Tensor, mean: Tensor | None, std: Tensor | None) -> Tensor:
+        """The decoder's output [B, d] in raw units."""
+        y = output + self.b_pre
+        if self.config.normalisation != "layer":
+            return y / self.scale + self.mean
+        if std is None or mean is None:
+            raise SaeError("codes lack the mean and std of their vectors, which 'layer' normalisation needs to decode")
+        return y * std + mean

@@ -1,7 +1,8 @@
 """An SAE on disk: a folder of `sae.safetensors` and `cfg.json`, that appears whole or not at all.
 
 `cfg.json`: schema version, configuration, metadata (free: how it was trained). Tensors: `W_enc [n, d]`, `b_enc [n]`,
-`W_dec [n, d]`, `b_pre [d]`, and `mean [d]`, `scale []` with `dataset` normalisation; all float32.
+`W_dec [n, d]`, `b_pre [d]`; with `dataset` normalisation `mean [d]`, `scale []`; `log_threshold [n]` of a JumpReLU,
+`threshold []` of a BatchTopK SAE; all float32.
 """
 
 import dataclasses
@@ -54,9 +55,9 @@ def load(folder: Path, device: str | torch.device = "cpu") -> Autoencoder:
         statistics = Statistics(tensors.pop("mean"), float(tensors.pop("scale")))
     sae = Autoencoder(config, statistics=statistics, b_pre=tensors["b_pre"])
     with torch.no_grad():
-        sae.W_enc.copy_(tensors["W_enc"])
-        sae.b_enc.copy_(tensors["b_enc"])
-        sae.W_dec.copy_(tensors["W_dec"])
+        for name in ("W_enc", "b_enc", "W_dec", "log_threshold", "threshold"):
+            if name in tensors:
+                getattr(sae, name).copy_(tensors[name])
     return sae.to(device)
 
 
@@ -75,7 +76,7 @@ def read_config(folder: Path) -> SaeConfig:
     if not isinstance(given, dict) or not {"d", "n", "k"} <= set(given) <= known:
         raise SaeError(f"{path}: key 'config' must hold d, n, k and none but {', '.join(sorted(known))}")
     try:
-        return SaeConfig(**given)
+        return SaeConfig(**{**given, "prefixes": tuple(given.get("prefixes", ()))})
     except (SaeError, TypeError) as error:
         raise SaeError(f"{path}: {error}") from None
 
@@ -106,6 +107,10 @@ def _read_tensors(path: Path, config: SaeConfig) -> dict[str, Tensor]:
     shapes: dict[str, list[int]] = {"W_enc": [n, d], "b_enc": [n], "W_dec": [n, d], "b_pre": [d]}
     if config.normalisation == "dataset":
         shapes |= {"mean": [d], "scale": []}
+    if config.sparsity == "jumprelu":
+        shapes["log_threshold"] = [n]
+    if config.sparsity == "batchtopk":
+        shapes["threshold"] = []
     tensors = {}
     try:
         with safe_open(path, framework="pt") as file:

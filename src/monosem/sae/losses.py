@@ -91,6 +91,8 @@ def auxk(
     coefficient: float,
     variance: float,
     workspace: Workspace,
+    *,
+    signed: bool = False,
 ) -> AuxGradients:
     """AuxK and its gradients; they reach encoder, bias and decoder of the dead rows.
 
@@ -105,6 +107,7 @@ def auxk(
         coefficient: weight of the loss in the gradients.
         variance: the batch's total variance.
         workspace: its buffers hold the returned gradients until the next call.
+        signed: code values may be negative: the largest magnitudes are taken, and no ReLU.
     """
 
     def buffer(name: str, *shape: int) -> Tensor:
@@ -119,15 +122,17 @@ def auxk(
 
     codes = torch.addmm(weights.b_enc[dead], inputs, encoder.T, out=buffer("codes", plan.rows, m))
     if plan.k < m:
-        top = torch.topk(codes, plan.k, dim=1, sorted=False)
-        codes.zero_().scatter_(1, top.indices, top.values)
-    codes.relu_()
+        kept = torch.topk(codes.abs() if signed else codes, plan.k, dim=1, sorted=False).indices
+        values = codes.gather(1, kept)
+        codes.zero_().scatter_(1, kept, values)
+    if not signed:
+        codes.relu_()
     difference.addmm_(codes, decoder)  # e_hat - residual = e_hat + error
     loss = plan.scale * squared_sum(difference) / variance
 
     d_output = difference.mul_(2 * coefficient * plan.scale / variance)
     g_dec = torch.mm(codes.T, d_output, out=buffer("g_dec", m, d))
     d_codes = torch.mm(d_output, decoder.T, out=buffer("d_codes", plan.rows, m))
-    d_codes.mul_(codes > 0)
+    d_codes.mul_(codes != 0)
     g_enc = torch.mm(d_codes.T, inputs, out=buffer("g_enc", m, d))
     return AuxGradients(loss, g_enc, d_codes.sum(0), g_dec)

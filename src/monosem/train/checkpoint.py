@@ -52,18 +52,23 @@ class Checkpoint(NamedTuple):
 
 
 def save(
-    folder: Path, sae: Autoencoder, progress: Progress, step: Mapping[str, Any], tracker: Mapping[str, Tensor]
+    folder: Path,
+    sae: Autoencoder,
+    progress: Progress,
+    step: Mapping[str, Any],
+    tracker: Mapping[str, Tensor],
+    keep: int = 1,
 ) -> Path:
-    """Write `folder/step-N` and remove older checkpoints."""
+    """Write `folder/step-N` and remove all but the `keep` newest checkpoints."""
     path = folder / f"step-{progress.step:08d}"
-    weights = dict(sae.named_parameters())
+    weights = sae.state_dict()
     tensors = {f"step.{name}": torch.as_tensor(value) for name, value in step.items() if name not in weights}
     tensors |= {f"tracker.{name}": tensor for name, tensor in tracker.items()}
     with atomic_folder(path) as temporary:
         files.save(sae, temporary, {"steps": progress.step})
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary / TENSORS)
         (temporary / STATE).write_text(json.dumps(asdict(progress)), encoding="utf-8")
-    remove(folder, keep=path)
+    remove(folder, keep)
     return path
 
 
@@ -85,15 +90,14 @@ def latest(folder: Path) -> Checkpoint | None:
         raise TrainingError(f"{path}: damaged checkpoint ({error}); delete this folder to go on without it") from None
     step = {name.removeprefix("step."): tensor for name, tensor in tensors.items() if name.startswith("step.")}
     tracker = {name.removeprefix("tracker."): tensor for name, tensor in tensors.items() if name.startswith("tracker.")}
-    weights = {name: parameter.detach() for name, parameter in sae.named_parameters()}
+    weights = {name: tensor.detach() for name, tensor in sae.state_dict().items()}
     return Checkpoint(progress, sae, {**step, **weights}, tracker)
 
 
-def remove(folder: Path, keep: Path | None = None) -> None:
-    """Delete the checkpoints in `folder`, except one."""
-    for path in _found(folder):
-        if path != keep:
-            shutil.rmtree(path)
+def remove(folder: Path, keep: int = 0) -> None:
+    """Delete the checkpoints in `folder`, except the `keep` newest."""
+    for path in _found(folder)[: -keep or None]:
+        shutil.rmtree(path)
 
 
 def _found(folder: Path) -> list[Path]:

@@ -27,12 +27,12 @@ def validate(sae: Autoencoder, batches: Iterable[Tensor]) -> Validation:
     rows = 0
     for batch in batches:
         x = batch.to(device).float()
-        codes = sae.encode(x, exact=False)
-        residual += float((x - sae.decode(codes)).double().square().sum())
+        rebuilt = sae.reconstruct(x)
+        residual += float((x - rebuilt.x_hat).double().square().sum())
         centred = (x - sae.mean).double()  # about the store's mean, so that the difference below loses no digits
         squares += float(centred.square().sum())
         total += centred.sum(0)
-        active += codes.l0() * len(x)
+        active += rebuilt.active
         rows += len(x)
     variance = squares - float(total.square().sum()) / max(rows, 1)
     return Validation(residual / variance if variance > 0 else float("nan"), active / max(rows, 1), rows)

@@ -1,0 +1,244 @@
+"""What training minimises, forward and backward written out over the sparse codes: no autograd, no [B, n] tensor.
+
+Flow: candidates -> values -> (nested) reconstructions -> squared error, AuxK, penalties -> gradients of the codes, of
+the vectors, and of the two large matrices as codes and vectors. A batch may come in parts: everything is a sum over
+activations that shares the whole batch's total variance. Knows nothing of optimizers.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from monosem.kernels import ByLatent, DenseRows, Kernels, Pattern, Workspace
+from monosem.sae.autoencoder import Autoencoder
+from monosem.sae.losses import AuxGradients, AuxK, Weights, auxk, squared_sum
+from monosem.sae.nested import Nested, regroup
+from monosem.sae.penalties import Penalty, penalise, penalise_silent
+from monosem.sae.sparsity import Encoder, Selection, Sparsity
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The terms of the loss."""
+
+    aux: AuxK
+    penalty: Penalty | None = None
+    nested: Nested | None = None
+    """None: one reconstruction, of all codes."""
+    free_norms: bool = False
+    """The decoder's rows have norms of their own, which penalties count; else they are unit vectors."""
+    exact: bool = False
+    """Latents are selected in float32 even where bfloat16 is faster."""
+
+
+class Batch(NamedTuple):
+    """A batch or a part of one, and what the whole batch decides."""
+
+    z: Tensor
+    """[B, d] normalised, centred inputs."""
+    target: Tensor
+    """[B, d_out] what the codes reconstruct: `z` itself, but for transcoders."""
+    variance: float
+    """Total variance of the whole batch's target."""
+    share: float = 1.0
+    """Of the whole batch, that is here."""
+
+
+class Losses(NamedTuple):
+    """The terms of the loss; those of a batch are the sums over its parts."""
+
+    main: float
+    """Squared error over the total variance: the fraction of variance unexplained."""
+    nested: float
+    """Weighted sum of that of every reconstruction; equals `main` when there is one."""
+    aux: float
+    """AuxK without its coefficient."""
+    penalty: float
+    """With its coefficient."""
+    squared: float
+    """Squared error."""
+
+
+class Gradients(NamedTuple):
+    """The losses of a batch or part of one, and their gradients; the two matrices' as codes and vectors."""
+
+    losses: Losses
+    fired: Tensor
+    """[E] int64: the latent of every active entry, repeats and all."""
+    fired_values: Tensor
+    """[E] their values."""
+    pattern: Pattern
+    """One row for each (reconstruction, vector)."""
+    values: Tensor
+    """[nnz] code values: the decoder's gradient, together with `d_output`."""
+    d_output: Tensor
+    """[G * B, d_out]"""
+    d_pre: Tensor
+    """[nnz] gradient of the pre-activations: the encoder's, together with `z`."""
+    z: Tensor
+    """[B, d]"""
+    vectors: dict[str, Tensor]
+    """Gradients of the parameters that are vectors, by name."""
+    dec_extra: DenseRows | None
+    enc_extra: DenseRows | None
+    dec_norms: Tensor | None
+    """[n] gradient of the norms of the decoder's rows."""
+    enc_outer: tuple[Tensor, Tensor] | None
+    """([n], [d]): their outer product belongs to the encoder's gradient."""
+
+    def inputs_by_latent(self, by_latent: ByLatent) -> ByLatent:
+        """The pattern turned round, with rows of `z` in place of rows of `d_output`."""
+        if self.pattern.rows == len(self.z):
+            return by_latent
+        return ByLatent(by_latent.rows % len(self.z), by_latent.offsets, by_latent.order)
+
+
+@torch.no_grad()
+def gradients(
+    sae: Autoencoder,
+    sparsity: Sparsity,
+    objective: Objective,
+    batch: Batch,
+    dead: Tensor,
+    penalty_coefficient: float,
+    kernels: Kernels,
+    workspace: Workspace,
+) -> Gradients:
+    """All terms of the loss on one batch, with their gradients.
+
+    Args:
+        sparsity: the SAE's, or one with another k while that is annealed.
+        dead: [n_dead] int64, ascending: the latents that AuxK revives.
+        penalty_coefficient: of this step.
+        workspace: its buffers hold parts of the result until the next call.
+    """
+    encoder, w_dec, z = sae.encoder(), sae.W_dec.detach(), batch.z
+    selection = sparsity.candidates(kernels, z, encoder, workspace, exact=objective.exact)
+    values = sparsity.activate(selection, encoder)
+    codes = _grouped(objective.nested, selection, values)
+    selection, values = codes.selection, codes.values
+    latents = selection.pattern.indices
+
+    partial = kernels.decode(values, selection.pattern, w_dec)
+    output = _errors(partial, batch, objective.nested)
+    aux = _auxk(sae, objective.aux, batch, output.main, dead, signed=sparsity.signed, workspace=workspace)
+    main, nested = _squared(output, objective.nested)
+    d_output = _d_output(output.all, batch.variance, objective.nested)
+    d_values = kernels.values_at(d_output, w_dec, selection.pattern)
+
+    norms = w_dec.norm(dim=1) if objective.free_norms else None
+    penalty, d_active, d_norms = 0.0, 0.0, None
+    if objective.penalty is not None:
+        coefficient = penalty_coefficient * (batch.share if objective.penalty.kind == "l0" else 1.0)
+        term = penalise(objective.penalty, coefficient, len(z), (latents, values), norms, batch.variance)
+        penalty, d_active, d_norms = term.loss, term.active, term.norms
+        d_values = d_values if term.values is None else d_values.add_(term.values)
+    d_pre, d_threshold = sparsity.backward(selection, encoder, values, d_values, d_active)
+
+    b_enc, outer = torch.zeros_like(encoder.bias), None
+    if objective.penalty is not None and objective.penalty.silent and encoder.threshold is not None:
+        weights = (encoder.weight, encoder.bias, encoder.threshold)
+        lift = penalise_silent(objective.penalty.silent, z, weights, latents, selection.pre, norms, batch.variance)
+        penalty, d_pre, b_enc, outer = penalty + lift.loss, d_pre + lift.pre, lift.bias, lift.outer
+        d_threshold = lift.threshold if d_threshold is None else d_threshold + lift.threshold
+        d_norms = lift.norms if d_norms is None or lift.norms is None else d_norms + lift.norms
+    b_enc.index_add_(0, latents, d_pre)
+    if aux is not None:
+        b_enc.index_add_(0, dead, aux.b_enc)
+
+    fired = ((values != 0) & codes.main).nonzero().squeeze(1)
+    aux_loss = 0.0 if aux is None else aux.loss
+    return Gradients(
+        losses=Losses(main / batch.variance, nested / batch.variance, aux_loss, penalty, main),
+        fired=latents[fired],
+        fired_values=values[fired],
+        pattern=selection.pattern,
+        values=values,
+        d_output=d_output,
+        d_pre=d_pre,
+        z=z,
+        vectors=_vectors(encoder, b_enc, d_output, d_threshold, len(z)),
+        dec_extra=None if aux is None else DenseRows(dead, aux.w_dec),
+        enc_extra=None if aux is None else DenseRows(dead, aux.w_enc),
+        dec_norms=d_norms,
+        enc_outer=outer,
+    )
+
+
+class _Grouped(NamedTuple):
+    """Codes with one row for each (reconstruction, vector)."""
+
+    selection: Selection
+    values: Tensor
+    main: Tensor
+    """[nnz] or [] bool: the entries of the SAE's own reconstruction."""
+
+
+def _grouped(nested: Nested | None, selection: Selection, values: Tensor) -> _Grouped:
+    if nested is None:
+        return _Grouped(selection, values, values.new_ones((), dtype=torch.bool))
+    group = nested.group(selection.pattern, values)
+    pattern, order = regroup(selection.pattern, group, nested.count)
+    return _Grouped(Selection(pattern, selection.pre[order]), values[order], group[order] <= nested.main)
+
+
+class _Errors(NamedTuple):
+    all: Tensor
+    """[G * B, d_out] reconstruction minus target."""
+    main: Tensor
+    """[B, d_out] a view: that of the SAE's own reconstruction."""
+
+
+def _errors(partial: Tensor, batch: Batch, nested: Nested | None) -> _Errors:
+    """From `partial [G * B, d_out]`, what each reconstruction adds to the one before; its memory is used."""
+    if nested is None:
+        error = partial.sub_(batch.target)  # the bias is in both, and cancels
+        return _Errors(error, error)
+    each = partial.view(nested.count, *batch.target.shape)
+    each[0] -= batch.target
+    for later in range(1, nested.count):
+        each[later] += each[later - 1]
+    return _Errors(partial, each[nested.main])
+
+
+def _squared(errors: _Errors, nested: Nested | None) -> tuple[float, float]:
+    """Squared error of the SAE's own reconstruction, and the weighted sum of all."""
+    main = squared_sum(errors.main)
+    if nested is None:
+        return main, main
+    parts = errors.all.view(nested.count, *errors.main.shape)
+    return main, sum(weight * squared_sum(part) for weight, part in zip(nested.weights, parts, strict=True))
+
+
+def _d_output(errors: Tensor, variance: float, nested: Nested | None) -> Tensor:
+    """[G * B, d_out] in place of `errors`: the gradient of every partial sum, which all later reconstructions hold."""
+    if nested is None:
+        return errors.mul_(2 / variance)
+    each = errors.view(nested.count, -1, errors.shape[1])
+    for part, weight in zip(each, nested.weights, strict=True):
+        part.mul_(2 * weight / variance)
+    for earlier in reversed(range(nested.count - 1)):
+        each[earlier] += each[earlier + 1]
+    return errors
+
+
+def _auxk(
+    sae: Autoencoder, aux: AuxK, batch: Batch, error: Tensor, dead: Tensor, *, signed: bool, workspace: Workspace
+) -> AuxGradients | None:
+    plan = aux.plan(len(dead), sae.config.n, len(batch.z))
+    if plan is None:
+        return None
+    weights = Weights(sae.W_enc.detach(), sae.b_enc.detach(), sae.W_dec.detach())
+    return auxk(batch.z, error, weights, dead, plan, aux.coefficient, batch.variance, workspace, signed=signed)
+
+
+def _vectors(
+    encoder: Encoder, b_enc: Tensor, d_output: Tensor, d_threshold: Tensor | None, rows: int
+) -> dict[str, Tensor]:
+    # b_pre is added to every reconstruction (the first rows hold the gradients of all) and taken from every input
+    vectors = {"b_enc": b_enc, "b_pre": d_output[:rows].sum(0) - b_enc @ encoder.weight}
+    if d_threshold is not None and encoder.threshold is not None:
+        vectors["log_threshold"] = d_threshold * encoder.threshold
+    return vectors

@@ -1,0 +1,136 @@
+"""Sparsities whose L0 varies from vector to vector: a latent is active where its pre-activation exceeds a threshold.
+
+ReLU has none to learn, BatchTopK one for all latents that follows the batches, JumpReLU one for each that is learned.
+"""
+
+import torch
+from torch import Tensor
+
+from monosem.kernels import Kernels, Workspace
+from monosem.sae.sparsity.protocol import CodeGradients, Encoder, Selection
+
+ROUNDING = 0.03
+"""Selected this far below a threshold in low precision, so that rounding loses nothing that is above it."""
+EXACT_ROUNDING = 1e-4
+SAMPLE_SHARE = 32
+SAMPLE_ROWS = 64
+SPARE = 1.25
+"""BatchTopK collects about this many times what it keeps."""
+
+
+class ReLU:
+    """Every positive pre-activation; a penalty on the values keeps them few.
+
+    Bricken et al. (2023), "Towards monosemanticity".
+    """
+
+    signed = False
+
+    def select(self, kernels: Kernels, z: Tensor, encoder: Encoder, workspace: Workspace, *, exact: bool) -> Selection:
+        threshold = torch.zeros_like(encoder.bias) if encoder.threshold is None else encoder.threshold
+        margin = EXACT_ROUNDING if exact else ROUNDING
+        found = _above(kernels, z, encoder, threshold - margin, workspace, exact=exact)
+        return _kept(found, found.pre > _at(threshold, found))
+
+    def candidates(
+        self, kernels: Kernels, z: Tensor, encoder: Encoder, workspace: Workspace, *, exact: bool
+    ) -> Selection:
+        return self.select(kernels, z, encoder, workspace, exact=exact)
+
+    def activate(self, selection: Selection, encoder: Encoder) -> Tensor:  # noqa: ARG002
+        return selection.pre.relu()
+
+    def backward(
+        self,
+        selection: Selection,  # noqa: ARG002
+        encoder: Encoder,  # noqa: ARG002
+        values: Tensor,
+        d_values: Tensor,
+        d_active: float,  # noqa: ARG002
+    ) -> CodeGradients:
+        return CodeGradients(torch.where(values > 0, d_values, 0))
+
+
+class BatchTopK(ReLU):
+    """In training the k * B largest positive pre-activations of a batch; afterwards all above a learned threshold.
+
+    Bussmann et al. (2024), "BatchTopK sparse autoencoders" (arXiv 2412.06410), section 3. The threshold is a running
+    average of the smallest value that a batch kept.
+    """
+
+    def __init__(self, k: int) -> None:
+        self.k = k
+
+    def candidates(
+        self, kernels: Kernels, z: Tensor, encoder: Encoder, workspace: Workspace, *, exact: bool
+    ) -> Selection:
+        """The choice is made in float32 anyway: what `exact` may loosen is what it is made from."""
+        wanted = self.k * len(z)
+        guess = self._guess(z, encoder)
+        found = _above(kernels, z, encoder, encoder.bias.new_tensor(guess), workspace, exact=exact)
+        if guess > 0 and int((found.pre > guess + ROUNDING).sum()) < wanted:
+            found = _above(kernels, z, encoder, encoder.bias.new_zeros(()), workspace, exact=exact)
+        if len(found.pre) <= wanted:
+            return _kept(found, found.pre > 0)
+        border = torch.topk(found.pre, wanted, sorted=False).values.min()
+        mask = found.pre > border
+        ties = (found.pre == border).nonzero().squeeze(1)
+        mask[ties[: wanted - int(mask.sum())]] = True
+        return _kept(found, mask & (found.pre > 0))
+
+    def _guess(self, z: Tensor, encoder: Encoder) -> float:
+        """A value that somewhat more than k entries a vector exceed, by an even sample of the batch."""
+        rows = min(len(z), max(SAMPLE_ROWS, len(z) // SAMPLE_SHARE))
+        sample = z[torch.arange(rows, device=z.device) * len(z) // rows]
+        pre = torch.addmm(encoder.bias, sample, encoder.weight.T).flatten()
+        count = min(len(pre), int(SPARE * self.k * rows) + 1)
+        return max(0.0, float(torch.topk(pre, count, sorted=False).values.min()) - ROUNDING)
+
+
+class JumpReLU(ReLU):
+    """Pre-activations above a threshold of their own latent, which is learned through a straight-through estimator.
+
+    Rajamanoharan et al. (2024), "Jumping ahead" (arXiv 2407.14435), sections 3 and 4: the step is given the gradient of
+    a rectangle of width `bandwidth` around the threshold.
+    """
+
+    def __init__(self, bandwidth: float) -> None:
+        self.bandwidth = bandwidth
+
+    def candidates(
+        self, kernels: Kernels, z: Tensor, encoder: Encoder, workspace: Workspace, *, exact: bool
+    ) -> Selection:
+        assert encoder.threshold is not None
+        border = encoder.threshold - max(self.bandwidth / 2, ROUNDING)
+        return _above(kernels, z, encoder, border, workspace, exact=exact)
+
+    def activate(self, selection: Selection, encoder: Encoder) -> Tensor:
+        assert encoder.threshold is not None
+        return torch.where(selection.pre > _at(encoder.threshold, selection), selection.pre, 0)
+
+    def backward(
+        self, selection: Selection, encoder: Encoder, values: Tensor, d_values: Tensor, d_active: float
+    ) -> CodeGradients:
+        assert encoder.threshold is not None
+        threshold = _at(encoder.threshold, selection)
+        near = (selection.pre - threshold).abs() < self.bandwidth / 2
+        # the value jumps from 0 to the threshold, its being active from 0 to 1
+        jump = torch.where(near, -(threshold * d_values + d_active) / self.bandwidth, 0)
+        d_threshold = torch.zeros_like(encoder.threshold).index_add_(0, selection.pattern.indices, jump)
+        return CodeGradients(torch.where(values > 0, d_values, 0), d_threshold)
+
+
+def _above(
+    kernels: Kernels, z: Tensor, encoder: Encoder, border: Tensor, workspace: Workspace, *, exact: bool
+) -> Selection:
+    """All entries above `border [n]` or `[]`, give or take the rounding of the selection."""
+    pattern = kernels.select_above(z, encoder.weight, encoder.bias - border, workspace, exact=exact)
+    return Selection(pattern, kernels.values_at(z, encoder.weight, pattern, encoder.bias))
+
+
+def _at(threshold: Tensor, selection: Selection) -> Tensor:
+    return threshold[selection.pattern.indices] if threshold.dim() else threshold
+
+
+def _kept(selection: Selection, mask: Tensor) -> Selection:
+    return Selection(selection.pattern.kept(mask), selection.pre[mask])

@@ -1,0 +1,152 @@
+"""From a recipe to what training works with: the number of steps, the settings of a step, the untrained SAE."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from monosem.errors import TrainingError
+from monosem.recipe import Recipe
+from monosem.sae.autoencoder import Autoencoder, SaeConfig
+from monosem.sae.initialise import dataset_statistics, geometric_median
+from monosem.sae.losses import AuxK
+from monosem.sae.nested import Nested
+from monosem.sae.objective import Objective
+from monosem.sae.penalties import Penalty
+from monosem.store.stats import Statistics
+from monosem.train.optim import OptimSettings
+from monosem.train.step import StepSettings
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The numbers that follow from the recipe and the size of the training set."""
+
+    total_steps: int
+    log_every: int
+    validate_every: int
+    resample_at: frozenset[int]
+    """Steps after which dead latents start anew."""
+
+    @classmethod
+    def of(cls, recipe: Recipe, rows: int) -> "Plan":
+        """Raises TrainingError: the training set is smaller than one batch."""
+        train = recipe.train
+        if rows < train.batch:
+            raise TrainingError(
+                f"the training set has {rows:,} activations, less than one batch of train.batch = {train.batch:,}; "
+                "lower it, or capture more sentences"
+            )
+        an_epoch = rows / train.batch
+        total = max(1, int(train.epochs * an_epoch))
+        return cls(
+            total_steps=total,
+            log_every=max(1, int(an_epoch / train.log_points)),
+            validate_every=max(1, int(an_epoch / train.validations)),
+            resample_at=frozenset(round(share * total) for share in train.resample),
+        )
+
+
+def seed_of(recipe: Recipe) -> int:
+    """The seed of initialisation and batch order."""
+    return recipe.seed if recipe.train.seed is None else recipe.train.seed
+
+
+def device_of(recipe: Recipe) -> torch.device:
+    """Where training runs."""
+    name = recipe.train.device
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+
+
+def step_settings(recipe: Recipe, plan: Plan, d: int) -> StepSettings:
+    """The settings of every step, for activations of width `d`."""
+    sae, train = recipe.sae, recipe.train
+    steps = plan.total_steps
+    optim = OptimSettings(
+        lr=train.lr,
+        lr_final=train.lr_final,
+        schedule=train.schedule,
+        warmup_steps=round(train.warmup_fraction * steps),
+        decay_steps=round(train.decay_fraction * steps),
+        total_steps=steps,
+        betas=train.betas,
+        eps=train.eps,
+        weight_decay=train.weight_decay,
+        clip=train.clip,
+    )
+    nested = None
+    if sae.prefixes:
+        nested = Nested.matryoshka(sae.prefixes, sae.n)
+    elif train.multi_k:
+        nested = Nested.multi_topk(sae.k, train.multi_k, train.multi_k_weight)
+    objective = Objective(
+        aux=AuxK(k_aux=train.k_aux, coefficient=train.aux_coefficient, gate=train.auxk_gate),
+        penalty=_penalty(recipe, steps),
+        nested=nested,
+        free_norms=train.decoder_norm == "free",
+        exact=train.precision == "float32",
+    )
+    return StepSettings(
+        optim,
+        objective,
+        dead_window=train.dead_tokens if train.dead_steps is None else train.dead_steps * train.batch,
+        k_start=min(d, sae.n),
+        k_steps=round(train.k_anneal_fraction * steps),
+        bandwidth=train.bandwidth,
+        ema=train.ema,
+        micro_batch=train.micro_batch,
+    )
+
+
+def _penalty(recipe: Recipe, steps: int) -> Penalty | None:
+    train = recipe.train
+    usual = {"relu": "l1", "jumprelu": "l0"}.get(recipe.sae.sparsity)
+    if usual is None:
+        return None
+    return Penalty(
+        kind=train.penalty or usual,  # pyright: ignore[reportArgumentType]
+        coefficient=train.penalty_coefficient,
+        target=recipe.sae.k,
+        scale=train.tanh_scale,
+        silent=train.silent_coefficient,
+        warmup_steps=round(train.penalty_warmup_fraction * steps),
+    )
+
+
+def new_sae(recipe: Recipe, statistics: Statistics, sample: Tensor, norm_threshold: float | None) -> Autoencoder:
+    """The untrained SAE of a recipe.
+
+    Args:
+        statistics: of the training set.
+        sample: [S, d] raw activations, for a geometric median.
+        norm_threshold: activations with a larger norm are not in the training set.
+    """
+    config = SaeConfig(
+        d=len(statistics.mean),
+        n=recipe.sae.n,
+        k=recipe.sae.k,
+        sparsity=recipe.sae.sparsity,
+        normalisation=recipe.sae.normalisation,
+        model=recipe.model.source,
+        hook_point=recipe.hook_point,
+        norm_threshold=norm_threshold,
+        prefixes=recipe.sae.prefixes,
+    )
+    mean, variance = torch.from_numpy(statistics.mean), torch.from_numpy(statistics.variance)
+    known = dataset_statistics(mean, variance) if config.normalisation == "dataset" else None
+    sae = Autoencoder(
+        config,
+        torch.Generator().manual_seed(seed_of(recipe)),
+        known,
+        encoder_norm=recipe.sae.encoder_norm,
+        threshold=recipe.sae.threshold,
+    )
+    if recipe.sae.b_pre == "mean":
+        centre = sae.standardise(mean[None].float()).y[0]
+    elif recipe.sae.b_pre == "geometric_median":
+        centre = geometric_median(sae.standardise(sample).y)
+    else:
+        centre = torch.zeros(config.d)
+    with torch.no_grad():
+        sae.b_pre.copy_(centre)
+    return sae

@@ -1,0 +1,184 @@
+"""One SAE in training: its steps, its figures, its checkpoints, its final files. Who reads the data is not its affair.
+
+The same batches in the same order give the same bytes, whether training was interrupted or not, and whether other SAEs
+were trained on them beside it.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from monosem import progress
+from monosem.errors import TrainingError
+from monosem.run import Run, Stage
+from monosem.sae import files
+from monosem.sae.autoencoder import Autoencoder
+from monosem.store.loader import Batch, Cursor
+from monosem.train import checkpoint
+from monosem.train.resample import resample
+from monosem.train.settings import Plan, device_of, seed_of, step_settings
+from monosem.train.step import StepResult, TrainStep
+from monosem.train.tracking import Tracker
+from monosem.train.validation import validate
+
+
+class Data(NamedTuple):
+    """What a trainer may ask for besides the batches it is given."""
+
+    rows: int
+    """Activations of the training set."""
+    held_out: Callable[[], Iterable[Tensor]]
+    """Batches of raw activations for validation."""
+    ahead: Callable[[Cursor], Iterable[Tensor]]
+    """Batches of raw activations from a place on, for a look that is not training."""
+
+
+class Trainer:
+    """Trains the SAE of one run.
+
+    Args:
+        new_sae: makes the untrained SAE, when there is no checkpoint.
+
+    Raises:
+        TrainingError: the checkpoint is damaged, or there is too little data.
+    """
+
+    def __init__(self, run: Run, stage: Stage, data: Data, new_sae: Callable[[], Autoencoder]) -> None:
+        self.run, self.stage, self.recipe, self.data = run, stage, run.recipe, data
+        self.device = device_of(self.recipe)
+        self.plan = Plan.of(self.recipe, data.rows)
+        saved = checkpoint.latest(stage.path)
+        self.state = saved.progress if saved else checkpoint.Progress()
+        self.sae = (saved.sae if saved else new_sae()).to(self.device)
+        self.step = TrainStep(self.sae, step_settings(self.recipe, self.plan, self.sae.config.d))
+        self.tracker = Tracker(run.path / "tracking", self.sae.config.n, self.device)
+        if saved:
+            self.step.load_state_dict(saved.step)
+            self.tracker.load_state_dict(saved.tracker)
+        self.failed = False
+        self._saved_at = time.monotonic()
+        self._sinks = self._open_sinks()
+
+    @property
+    def cursor(self) -> Cursor:
+        """The place in the data after the last batch."""
+        return Cursor(self.state.epoch, self.state.shard, self.state.row)
+
+    @property
+    def done(self) -> bool:
+        """Whether all steps are made, patience is out, or training has failed."""
+        patience = self.recipe.train.patience
+        return (
+            self.failed
+            or self.state.step >= self.plan.total_steps
+            or (patience is not None and self.state.stale >= patience)
+        )
+
+    def train(self, batch: Batch, standardised: Tensor) -> None:
+        """One step, and what is due after it.
+
+        Args:
+            batch: the next one.
+            standardised: `Autoencoder.standardise(batch.x).y`, on the trainer's device; it is left as it is.
+
+        Raises:
+            TrainingError: the loss is not finite; the last good checkpoint is kept.
+        """
+        try:
+            result = self.step.step_normalised(standardised - self.sae.b_pre.detach())
+        except TrainingError as error:
+            place = f"epoch {self.state.epoch}, shard {self.state.shard}, row {self.state.row}"
+            raise TrainingError(f"{error} (batch at {place}; the last good checkpoint is kept)") from None
+        self.tracker.observe(self.state.step, result.fired, result.fired_values, len(batch.x))
+        self.state.step += 1
+        self.state.epoch, self.state.shard, self.state.row = batch.cursor
+        last = self.state.step == self.plan.total_steps
+        values = self._figures(result) if last or self.state.step % self.plan.log_every == 0 else {}
+        if self.state.step in self.plan.resample_at:
+            values = values or self._figures(result)
+            values["resampled"] = self._resample()
+        if last or self.state.step % self.plan.validate_every == 0:
+            values = values or self._figures(result)
+            values |= self._validate()
+            self.tracker.close_interval()
+        if values:
+            self._sinks.log(self.state.step, values)
+
+    def save(self) -> None:
+        """Write a checkpoint."""
+        state = self.step.state_dict()
+        keep = self.recipe.train.keep_checkpoints
+        checkpoint.save(self.stage.path, self.sae, self.state, state, self.tracker.state_dict(), keep)
+        self._saved_at = time.monotonic()
+
+    def save_if_due(self) -> None:
+        """Write a checkpoint when its time has come."""
+        if time.monotonic() - self._saved_at > 60 * self.recipe.train.checkpoint_minutes:
+            self.save()
+
+    def finish(self) -> None:
+        """Write the final SAE and drop the checkpoints it makes needless."""
+        final = self.step.averaged()
+        if self.recipe.train.decoder_norm == "free":
+            final.fold_norms()
+        seen = self.state.step * self.recipe.train.batch
+        metadata = {"steps": self.state.step, "activations": seen, "seed": seed_of(self.recipe)}
+        files.save(final, self.stage.path / "final", metadata)
+        for name in (files.WEIGHTS, files.CONFIG):
+            self.stage.add_shard(f"final/{name}", rows=final.config.n)
+        self.stage.finish(**metadata, best_validation_fvu=self.state.best_fvu)
+        checkpoint.remove(self.stage.path)
+
+    def fail(self) -> None:
+        """Be done without an SAE."""
+        self.failed = True
+
+    def close(self) -> None:
+        """Close the metrics."""
+        self._sinks.close()
+
+    def _figures(self, result: StepResult) -> dict[str, float]:
+        figures = {
+            "loss": result.loss,
+            "main": result.main,
+            "aux": result.aux,
+            "mse": result.mse,
+            "l0": result.l0,
+            "dead": result.n_dead,
+            "k": result.k,
+            "lr": result.lr,
+            "epoch": self.state.step * self.recipe.train.batch / self.data.rows,
+        }
+        if self.step.settings.objective.penalty is not None:
+            figures["penalty"] = result.penalty
+        if result.grad_norm is not None:
+            figures["grad_norm"] = result.grad_norm
+        return figures
+
+    def _validate(self) -> dict[str, float]:
+        measured = validate(self.step.averaged(), self.data.held_out())
+        if self.state.best_fvu is None or measured.fvu < self.state.best_fvu:
+            self.state.best_fvu, self.state.stale = measured.fvu, 0
+        else:
+            self.state.stale += 1
+        return {"validation_fvu": measured.fvu, "validation_l0": measured.l0}
+
+    def _resample(self) -> int:
+        # a generator of its own for every time, so that a resumed run draws the same
+        generator = torch.Generator().manual_seed(seed_of(self.recipe) * 1_000_003 + self.state.step)
+        batches = max(1, self.recipe.train.resample_tokens // self.recipe.train.batch)
+        ahead = (x for x, _ in zip(self.data.ahead(self.cursor), range(batches), strict=False))
+        return resample(self.step, ahead, generator)
+
+    def _open_sinks(self) -> progress.Sinks:
+        sinks: list[progress.Sink] = [
+            progress.JsonlSink(self.run.path / "metrics.jsonl", self.state.step),
+            progress.ConsoleSink(),
+        ]
+        if (mode := self.recipe.train.wandb) != "off":
+            config = self.recipe.model_dump(mode="json")
+            sinks.append(progress.WandbSink(self.run.path, self.recipe.name, config, mode))
+        return progress.Sinks(sinks)

@@ -1,0 +1,136 @@
+"""From gradients to weights: projection, AdamW, unit rows, and their running average.
+
+Where nothing needs a gradient as a tensor, it never becomes one: a block of latents is computed and applied at a time.
+Clipping, parts of a batch, free decoder norms and gradients of rank one need it, and pay for it.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from monosem.kernels import AdamSettings, ByLatent, DenseRows, Kernels, Moments, Workspace
+from monosem.sae.autoencoder import Autoencoder
+from monosem.sae.objective import Gradients
+from monosem.train.optim import OptimSettings
+
+
+class _Sums(NamedTuple):
+    """Gradients of a batch, added up over its parts."""
+
+    w_dec: Tensor
+    w_enc: Tensor
+    vectors: dict[str, Tensor]
+
+
+class Updater:
+    """Applies gradients to `sae` in place.
+
+    Unless the decoder's norms are free its rows are unit vectors after every step, and the part of their gradient along
+    them is taken out before it (Bricken et al., 2023, "Towards monosemanticity", appendix).
+    """
+
+    def __init__(self, sae: Autoencoder, optim: OptimSettings, workspace: Workspace, *, free_norms: bool) -> None:
+        self.weights = {name: parameter.detach() for name, parameter in sae.named_parameters()}
+        self.moments = {name: Moments.zeros_like(weight) for name, weight in self.weights.items()}
+        self._optim, self._workspace, self._unit = optim, workspace, not free_norms
+        self._sums: _Sums | None = None
+
+    def apply(self, kernels: Kernels, gradients: Gradients, adam: AdamSettings) -> float | None:
+        """One step on the gradients of a whole batch; returns their norm where they are clipped."""
+        plain = gradients.dec_norms is None and gradients.enc_outer is None
+        if self._optim.clip is not None or not plain:
+            self.add(kernels, gradients)
+            return self.apply_sums(kernels, adam)
+        w_dec, w_enc = self.weights["W_dec"], self.weights["W_enc"]
+        by_latent = kernels.by_latent(gradients.pattern)
+        inputs = gradients.inputs_by_latent(by_latent)
+        g = gradients
+        kernels.update_from_codes(
+            w_dec, g.values, by_latent, g.d_output, g.dec_extra, self.moments["W_dec"], adam,
+            project=self._unit, unit_norm=self._unit,
+        )  # fmt: skip
+        kernels.update_from_codes(w_enc, g.d_pre, inputs, g.z, g.enc_extra, self.moments["W_enc"], adam)
+        self._update_vectors(kernels, g.vectors, adam)
+        return None
+
+    def add(self, kernels: Kernels, gradients: Gradients) -> None:
+        """Add the gradients of a part of a batch to those that are kept."""
+        g, first = gradients, self._sums is None
+        by_latent = kernels.by_latent(g.pattern)
+        w_dec = self._gradient(kernels, "W_dec", g.values, by_latent, g.d_output, g.dec_extra, first)
+        w_enc = self._gradient(kernels, "W_enc", g.d_pre, g.inputs_by_latent(by_latent), g.z, g.enc_extra, first)
+        if g.dec_norms is not None:
+            weight = self.weights["W_dec"]
+            w_dec.addcmul_(weight, (g.dec_norms / weight.norm(dim=1).clamp_min(1e-12))[:, None])
+        if g.enc_outer is not None:
+            w_enc.addr_(*g.enc_outer)
+        kept = self._sums
+        vectors = g.vectors if kept is None else {name: kept.vectors[name] + g.vectors[name] for name in g.vectors}
+        self._sums = _Sums(w_dec, w_enc, vectors)
+
+    def drop(self) -> None:
+        """Forget the gradients that are kept."""
+        self._sums = None
+
+    def apply_sums(self, kernels: Kernels, adam: AdamSettings) -> float | None:
+        """One step on the gradients that are kept; returns their norm where they are clipped."""
+        assert self._sums is not None, "no gradients were added"
+        (g_dec, g_enc, vectors), self._sums = self._sums, None
+        w_dec, w_enc = self.weights["W_dec"], self.weights["W_enc"]
+        if self._unit:
+            kernels.project_rows(g_dec, w_dec)
+        norm = None if self._optim.clip is None else _clip([g_dec, g_enc, *vectors.values()], self._optim.clip)
+        kernels.update_rows(w_dec, g_dec, self.moments["W_dec"], adam, unit_norm=self._unit)
+        kernels.update_rows(w_enc, g_enc, self.moments["W_enc"], adam)
+        self._update_vectors(kernels, vectors, adam)
+        return norm
+
+    def _gradient(
+        self,
+        kernels: Kernels,
+        name: str,
+        values: Tensor,
+        by_latent: ByLatent,
+        rows: Tensor,
+        extra: DenseRows | None,
+        first: bool,
+    ) -> Tensor:
+        weight = self.weights[name]
+        shape = tuple(weight.shape)
+        total = self._workspace.get(f"update.{name}", shape, weight.dtype, weight.device)
+        if first:
+            return kernels.latent_gradient(values, by_latent, rows, extra, total)
+        part = self._workspace.get("update.part", shape, weight.dtype, weight.device)
+        return total.add_(kernels.latent_gradient(values, by_latent, rows, extra, part))
+
+    def _update_vectors(self, kernels: Kernels, vectors: dict[str, Tensor], adam: AdamSettings) -> None:
+        for name, gradient in vectors.items():
+            kernels.update_rows(self.weights[name], gradient, self.moments[name], adam)
+
+
+class Average:
+    """An exponential moving average of weights (Gao et al., 2024, appendix A.5).
+
+    The first steps count for less: at step t the decay is at most (1 + t) / (10 + t), so that the start is forgotten.
+    """
+
+    def __init__(self, weights: dict[str, Tensor], decay: float) -> None:
+        self.decay = decay
+        self.weights = {name: weight.clone() for name, weight in weights.items()}
+
+    def follow(self, weights: dict[str, Tensor], step: int) -> None:
+        """Move towards `weights` after a step, counted from 1."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for name, average in self.weights.items():
+            average.lerp_(weights[name], 1 - decay)
+
+
+def _clip(gradients: list[Tensor], limit: float) -> float:
+    """Shrink all gradients together to a norm of at most `limit`, in place; returns the norm they had."""
+    norm = math.sqrt(sum(float(torch.linalg.vector_norm(gradient)) ** 2 for gradient in gradients))
+    if norm > limit:
+        for gradient in gradients:
+            gradient.mul_(limit / norm)
+    return norm

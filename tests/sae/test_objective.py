@@ -1,0 +1,317 @@
+"""The written-out gradients against float64 autograd of each loss's plain definition, on what breaks them."""
+
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from monosem.kernels import Kernels, Workspace, cpu, reference
+from monosem.sae.autoencoder import Autoencoder, SaeConfig
+from monosem.sae.losses import AuxK
+from monosem.sae.nested import Nested
+from monosem.sae.objective import Batch, Gradients, Objective, gradients
+from monosem.sae.penalties import Penalty
+from monosem.sae.sparsity import make_sparsity
+
+Weights = dict[str, Tensor]
+BANDWIDTH = 0.9
+
+
+@dataclass(frozen=True)
+class Case:
+    """One sparsity with one loss."""
+
+    sparsity: str
+    objective: Objective
+    d: int = 13
+    n: int = 60
+    k: int = 5
+    batch: int = 24
+    dead: int = 0
+
+    def sae(self, seed: int = 0) -> Autoencoder:
+        generator = torch.Generator().manual_seed(seed)
+        sae = Autoencoder(SaeConfig(self.d, self.n, self.k, self.sparsity, normalisation="none"), generator).double()
+        for parameter in sae.parameters():  # leave the tied start, so that a mix-up of encoder and decoder shows
+            parameter.data += 0.2 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        if self.objective.nested is None or not self.objective.free_norms:
+            sae.W_dec.data /= 1.0 if self.objective.free_norms else sae.W_dec.norm(dim=1, keepdim=True)
+        if sae.log_threshold is not None:
+            sae.log_threshold.data += 1.5
+        return sae
+
+    def x(self, seed: int = 1) -> Tensor:
+        return 2 * torch.randn(self.batch, self.d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+    def dead_latents(self) -> Tensor:
+        return torch.arange(0, self.n, 3)[: self.dead]
+
+
+class Jump(torch.autograd.Function):
+    """JumpReLU and the step, with their straight-through estimators (Rajamanoharan et al., 2024, section 4)."""
+
+    @staticmethod
+    def forward(ctx, pre: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.save_for_backward(pre, threshold)
+        active = (pre > threshold).to(pre.dtype)
+        return pre * active, active
+
+    @staticmethod
+    def backward(ctx, d_value: Tensor, d_active: Tensor) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        pre, threshold = ctx.saved_tensors
+        kernel = ((pre - threshold).abs() < BANDWIDTH / 2).to(pre.dtype) / BANDWIDTH
+        return d_value * (pre > threshold), (-kernel * (threshold * d_value + d_active)).sum(0)
+
+
+def kept(scores: Tensor, k: int) -> Tensor:
+    """A mask of the k largest of the last dimension."""
+    return torch.zeros_like(scores).scatter(-1, scores.topk(k).indices, 1.0)
+
+
+def plain_codes(case: Case, weights: Weights, pre: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Dense code values, and which are active."""
+    match case.sparsity:
+        case "topk":
+            h = pre.relu() * kept(pre.detach(), k)
+        case "abstopk":
+            h = pre * kept(pre.detach().abs(), k)
+        case "batchtopk":
+            h = pre.relu() * kept(pre.detach().relu().flatten(), k * len(pre)).view_as(pre)
+        case "relu":
+            h = pre.relu()
+        case _:
+            return Jump.apply(pre, weights["log_threshold"].exp())  # pyright: ignore[reportReturnType]
+    return h, (h != 0).to(h.dtype)
+
+
+def plain_loss(case: Case, weights: Weights, x: Tensor) -> Tensor:
+    """The loss as its definition reads, dense, without AuxK."""
+    objective, penalty = case.objective, case.objective.penalty
+    z = x - weights["b_pre"]
+    pre = z @ weights["W_enc"].T + weights["b_enc"]
+    variance = (x - x.mean(0)).square().sum()
+    nested = objective.nested
+    if nested is None:
+        h, active = plain_codes(case, weights, pre, case.k)
+        loss = (x - h @ weights["W_dec"] - weights["b_pre"]).square().sum() / variance
+    elif nested.by == "rank":
+        loss, (h, active) = x.new_zeros(()), plain_codes(case, weights, pre, case.k)
+        for size, weight in zip(nested.sizes, nested.weights, strict=True):
+            part, _ = plain_codes(case, weights, pre, size)
+            loss = loss + weight * (x - part @ weights["W_dec"] - weights["b_pre"]).square().sum() / variance
+    else:
+        loss, (h, active) = x.new_zeros(()), plain_codes(case, weights, pre, case.k)
+        for size, weight in zip(nested.sizes, nested.weights, strict=True):
+            part = h[:, :size] @ weights["W_dec"][:size]
+            loss = loss + weight * (x - part - weights["b_pre"]).square().sum() / variance
+    if penalty is None:
+        return loss
+    norms = weights["W_dec"].norm(dim=1) if objective.free_norms else x.new_ones(case.n)
+    if penalty.kind == "l1":
+        loss = loss + penalty.coefficient * (h * norms).sum() / variance
+    elif penalty.kind == "tanh":
+        loss = loss + penalty.coefficient * torch.tanh(penalty.scale * h * norms).sum() / variance
+    else:
+        loss = loss + penalty.coefficient * (active.sum() / len(x) / penalty.target - 1) ** 2
+    if penalty.silent:
+        gap = (weights["log_threshold"].exp() - pre).relu()
+        loss = loss + penalty.silent * (gap * norms).sum() / variance
+    return loss
+
+
+def plain_aux(case: Case, weights: Weights, x: Tensor) -> Tensor:
+    """AuxK with its coefficient; the residual is a constant."""
+    aux, dead = case.objective.aux, case.dead_latents()
+    if not len(dead):
+        return x.new_zeros(())
+    z = x - weights["b_pre"]
+    pre = z @ weights["W_enc"].T + weights["b_enc"]
+    h, _ = plain_codes(case, weights, pre, case.k)
+    residual = (z - h @ weights["W_dec"]).detach()
+    dead_pre, k = pre[:, dead], min(aux.k_aux, len(dead))
+    if case.sparsity == "abstopk":
+        codes = dead_pre * kept(dead_pre.detach().abs(), k)
+    else:
+        codes = (dead_pre * kept(dead_pre.detach(), k)).relu()
+    scale = min(len(dead) / aux.k_aux, 1)
+    variance = (x - x.mean(0)).square().sum()
+    return aux.coefficient * scale * (codes @ weights["W_dec"][dead] - residual).square().sum() / variance
+
+
+def ours(case: Case, sae: Autoencoder, x: Tensor, kernels: Kernels = cpu) -> Gradients:
+    z = x - sae.b_pre.detach()
+    most = max(case.objective.nested.sizes) if case.objective.nested and case.objective.nested.by == "rank" else case.k
+    sparsity = make_sparsity(case.sparsity, most, BANDWIDTH)
+    batch = Batch(z, z, float((z - z.mean(0)).square().sum()))
+    coefficient = case.objective.penalty.coefficient if case.objective.penalty else 0.0
+    objective = replace(case.objective, exact=True)
+    return gradients(sae, sparsity, objective, batch, case.dead_latents(), coefficient, kernels, Workspace())
+
+
+def dense(g: Gradients, sae: Autoencoder) -> Weights:
+    """All gradients as tensors."""
+    by_latent = cpu.by_latent(g.pattern)
+    w_dec = cpu.latent_gradient(g.values, by_latent, g.d_output, g.dec_extra, torch.empty_like(sae.W_dec))
+    w_enc = cpu.latent_gradient(g.d_pre, g.inputs_by_latent(by_latent), g.z, g.enc_extra, torch.empty_like(sae.W_enc))
+    if g.dec_norms is not None:
+        w_dec += g.dec_norms[:, None] * sae.W_dec.detach() / sae.W_dec.detach().norm(dim=1, keepdim=True)
+    if g.enc_outer is not None:
+        w_enc += torch.outer(*g.enc_outer)
+    return {"W_dec": w_dec.detach(), "W_enc": w_enc.detach(), **g.vectors}
+
+
+def expected(case: Case, sae: Autoencoder, x: Tensor) -> tuple[float, Weights]:
+    weights = {name: parameter.detach().clone().requires_grad_() for name, parameter in sae.named_parameters()}
+    loss = plain_loss(case, weights, x)
+    aux = plain_aux(case, weights, x)
+    found = torch.autograd.grad(loss + aux, list(weights.values()), allow_unused=True)
+    named = dict(zip(weights, found, strict=True))
+    return float((loss + aux).detach()), {
+        name: torch.zeros_like(weights[name]) if gradient is None else gradient for name, gradient in named.items()
+    }
+
+
+AUX = AuxK(k_aux=8, coefficient=0.5, budget=1e9)
+PLAIN = Objective(AUX)
+L1, TANH = Penalty("l1", 0.7), Penalty("tanh", 0.7, scale=1.3)
+L0 = Penalty("l0", 0.7, target=9.0)
+MATRYOSHKA = Nested.matryoshka([7, 20], 60)
+CASES = {
+    "topk": Case("topk", PLAIN),
+    "topk-auxk": Case("topk", PLAIN, dead=20),
+    "topk-auxk-all-of-few-dead": Case("topk", PLAIN, dead=3),
+    "topk-one": Case("topk", PLAIN, k=1, dead=20),
+    "topk-every-latent": Case("topk", PLAIN, k=60),
+    "topk-matryoshka": Case("topk", replace(PLAIN, nested=MATRYOSHKA), dead=20),
+    "topk-multi": Case("topk", replace(PLAIN, nested=Nested.multi_topk(5, [20, 2], 1 / 8)), dead=20),
+    "abstopk": Case("abstopk", PLAIN),
+    "abstopk-auxk": Case("abstopk", PLAIN, dead=20),
+    "abstopk-multi": Case("abstopk", replace(PLAIN, nested=Nested.multi_topk(5, [20], 1 / 8))),
+    "batchtopk": Case("batchtopk", PLAIN),
+    "batchtopk-auxk": Case("batchtopk", PLAIN, dead=20),
+    "batchtopk-more-than-positive": Case("batchtopk", PLAIN, k=55),
+    "batchtopk-matryoshka": Case("batchtopk", replace(PLAIN, nested=MATRYOSHKA), dead=20),
+    "relu-l1": Case("relu", replace(PLAIN, penalty=L1), dead=20),
+    "relu-l1-free": Case("relu", replace(PLAIN, penalty=L1, free_norms=True), dead=20),
+    "relu-matryoshka": Case("relu", replace(PLAIN, penalty=L1, nested=MATRYOSHKA)),
+    "jumprelu-l0": Case("jumprelu", replace(PLAIN, penalty=L0), dead=20),
+    "jumprelu-l1": Case("jumprelu", replace(PLAIN, penalty=L1)),
+    "jumprelu-tanh": Case("jumprelu", replace(PLAIN, penalty=TANH)),
+    "jumprelu-tanh-free": Case("jumprelu", replace(PLAIN, penalty=TANH, free_norms=True)),
+    "jumprelu-silent": Case("jumprelu", replace(PLAIN, penalty=replace(TANH, silent=0.3))),
+    "jumprelu-silent-free": Case("jumprelu", replace(PLAIN, penalty=replace(TANH, silent=0.3), free_norms=True)),
+    "jumprelu-matryoshka": Case("jumprelu", replace(PLAIN, penalty=L0, nested=MATRYOSHKA)),
+}
+
+
+def check(case: Case, sae: Autoencoder, x: Tensor, kernels: Kernels = cpu) -> Gradients:
+    loss, plain = expected(case, sae, x)
+    g = ours(case, sae, x, kernels)
+    total = g.losses.nested + case.objective.aux.coefficient * g.losses.aux + g.losses.penalty
+    assert total == pytest.approx(loss, rel=1e-9)
+    for name, gradient in dense(g, sae).items():
+        torch.testing.assert_close(gradient, plain[name], rtol=1e-9, atol=1e-12, msg=name)
+    return g
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_gradients_equal_float64_autograd(name: str, seed: int) -> None:
+    case = CASES[name]
+    check(case, case.sae(seed), case.x(seed + 1))
+
+
+@pytest.mark.parametrize("name", ["topk-auxk", "batchtopk-auxk", "abstopk-auxk", "relu-l1", "jumprelu-l0"])
+def test_auxk_reaches_the_encoder(name: str) -> None:
+    case = CASES[name]
+    sae, x = case.sae(), case.x()
+    sae.b_enc.data[case.dead_latents()] = -0.1  # barely silent
+    silent = replace(case, dead=0)
+    with_aux, without = dense(ours(case, sae, x), sae), dense(ours(silent, sae, x), sae)
+    for matrix in ("W_enc", "W_dec"):
+        change = (with_aux[matrix] - without[matrix]).norm(dim=1)
+        assert float(change[case.dead_latents()].max()) > 1e-6
+        others = torch.ones(case.n, dtype=torch.bool)
+        others[case.dead_latents()] = False
+        assert float(change[others].max()) == 0
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_dead_rows_and_empty_codes(name: str) -> None:
+    """Latents that never fire, vectors without a positive pre-activation, and a batch with none at all."""
+    case = CASES[name]
+    sae, x = case.sae(), case.x()
+    far = -50 - torch.arange(case.n) / case.n  # no two alike, for those that go by magnitude
+    sae.b_enc.data[::2] = far[::2]
+    x[3:9] = sae.b_pre.detach()  # z = 0: only the bias speaks
+    sae.b_enc.data[1::2] = -sae.b_enc.data[1::2].abs() - 0.01
+    check(case, sae, x)
+    sae.b_enc.data[:] = far
+    if case.sparsity != "abstopk":
+        assert len(check(case, sae, x).fired) == 0
+
+
+@pytest.mark.parametrize("name", ["topk", "abstopk", "batchtopk", "jumprelu-l0", "relu-l1"])
+def test_ties(name: str) -> None:
+    """Latents that are copies of each other tie everywhere: any of the equals may be taken, and k are taken."""
+    case = replace(CASES[name], dead=0)
+    sae, x = case.sae(), case.x()
+    for parameter in (sae.W_enc, sae.b_enc, sae.W_dec, *([] if sae.log_threshold is None else [sae.log_threshold])):
+        parameter.data[30:] = parameter.data[:30]
+    loss, plain = expected(case, sae, x)
+    g = ours(case, sae, x)
+    assert g.losses.nested + g.losses.penalty == pytest.approx(loss, rel=1e-9)
+    if case.sparsity == "topk":
+        assert g.pattern.offsets.diff().tolist() == [case.k] * case.batch
+    if case.sparsity == "batchtopk":
+        assert len(g.fired) == case.k * case.batch
+    for matrix in ("W_enc", "W_dec", "b_enc"):  # which of two copies was taken is not said: their sum is
+        found = dense(g, sae)[matrix]
+        torch.testing.assert_close(
+            found[:30] + found[30:], plain[matrix][:30] + plain[matrix][30:], rtol=1e-9, atol=1e-12
+        )
+
+
+@pytest.mark.parametrize("sparsity", ["topk", "batchtopk", "relu", "jumprelu"])
+def test_l0_above_a_thousand(sparsity: str) -> None:
+    penalty = {"relu": L1, "jumprelu": replace(L0, target=500)}.get(sparsity)
+    case = Case(sparsity, Objective(AUX, penalty), d=16, n=3000, k=1200, batch=8)
+    sae = case.sae()
+    if sae.log_threshold is not None:
+        sae.log_threshold.data -= 3
+    g = check(case, sae, case.x())
+    assert len(g.fired) / case.batch > 1000
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_twin_kernels_give_the_same_gradients(name: str) -> None:
+    case = CASES[name]
+    sae, x = case.sae(), case.x()
+    check(case, sae, x, reference)
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if not case.sparsity.startswith("jump")])
+def test_gradcheck(name: str) -> None:
+    """Finite differences of our own loss; the straight-through estimator is no derivative, and stays out."""
+    case = replace(CASES[name], dead=0, batch=6, d=5)
+    sae, x = case.sae(), case.x()
+    names = [name for name, _ in sae.named_parameters()]
+
+    class Loss(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, *weights: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+            for name, weight in zip(names, weights, strict=True):
+                sae.get_parameter(name).data.copy_(weight)
+            g = ours(case, sae, x)
+            ctx.found = dense(g, sae)
+            return x.new_tensor(g.losses.nested + g.losses.penalty)
+
+        @staticmethod
+        def backward(ctx, d_loss: Tensor) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+            return tuple(d_loss * ctx.found[name] for name in names)
+
+    inputs = tuple(parameter.detach().clone().requires_grad_() for parameter in sae.parameters())
+    assert torch.autograd.gradcheck(
+        lambda *weights: Loss.apply(*weights), inputs, eps=1e-7, atol=1e-6, rtol=1e-4, fast_mode=True
+    )
