@@ -31,6 +31,21 @@ def test_what_is_saved_comes_back(tmp_path: Path, normalisation: str) -> None:
     assert files.read_metadata(folder) == {"steps": 7}
 
 
+@pytest.mark.parametrize(("sparsity", "name"), [("jumprelu", "log_threshold"), ("batchtopk", "threshold")])
+def test_thresholds_belong_to_the_file(tmp_path: Path, sparsity: str, name: str) -> None:
+    sae = Autoencoder(SaeConfig(6, 20, 3, sparsity, "none", prefixes=(4, 9)), torch.Generator().manual_seed(0))
+    getattr(sae, name).data.fill_(-0.75)
+    files.save(sae, tmp_path / "sae")
+    loaded = files.load(tmp_path / "sae")
+    assert loaded.config == sae.config
+    assert torch.equal(getattr(loaded, name), getattr(sae, name))
+    x = torch.randn(9, 6, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(loaded(x).x_hat, sae(x).x_hat)
+    tensors(tmp_path / "sae", **{name: None})
+    with pytest.raises(SaeError, match=f"key '{name}' is missing"):
+        files.load(tmp_path / "sae")
+
+
 def test_saving_twice_writes_the_same_bytes_and_replaces(tmp_path: Path) -> None:
     files.save(make_sae(seed=1), tmp_path / "a")
     files.save(make_sae(), tmp_path / "a")

@@ -96,6 +96,8 @@ class TrainRecipe(Section):
     """Weight of relu(threshold - pre-activation), which draws silent latents up (jumprelu); 3e-6 is usual."""
     bandwidth: float = Field(default=2.0, gt=0)
     """Width of the straight-through estimator of `jumprelu`, in pre-activations."""
+    threshold_rate: float = Field(default=10.0, gt=0)
+    """Learning rate of `jumprelu`'s thresholds (their logarithms), as a multiple of `lr`."""
     decoder_norm: Literal["unit", "free"] = "unit"
     """`free`: decoder rows keep norms of their own, which the penalty counts (relu, jumprelu); folded in at the end."""
     resample: tuple[Fraction, ...] = ()

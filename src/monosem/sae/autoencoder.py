@@ -174,8 +174,10 @@ class Autoencoder(nn.Module):
         """
         if codes.n != self.config.n:
             raise SaeError(f"codes of {codes.n} latents do not fit an SAE of {self.config.n}")
-        pattern = Pattern.fixed(codes.indices, codes.n)
-        output = choose(codes.values.device).decode(codes.values.reshape(-1), pattern, self.W_dec)
+        values = codes.values.reshape(-1)
+        active = values != 0  # where rows are padded a latent may stand twice
+        pattern = Pattern.fixed(codes.indices, codes.n).kept(active)
+        output = choose(values.device).decode(values[active], pattern, self.W_dec)
         return self._denormalised(output, codes.mean, codes.std)
 
     def forward(self, x: Tensor) -> Reconstruction:

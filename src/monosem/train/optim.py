@@ -26,6 +26,8 @@ class OptimSettings:
     betas: tuple[float, float] = (0.85, 0.9999)
     eps: float = 6.25e-10
     weight_decay: float = 0.0
+    threshold_rate: float = 1.0
+    """Learning rate of JumpReLU's log thresholds, as a multiple of the others'."""
     clip: float | None = None
     """Largest norm of all gradients together. None: no clipping."""
 

@@ -72,6 +72,7 @@ def step_settings(recipe: Recipe, plan: Plan, d: int) -> StepSettings:
         betas=train.betas,
         eps=train.eps,
         weight_decay=train.weight_decay,
+        threshold_rate=train.threshold_rate,
         clip=train.clip,
     )
     nested = None

@@ -19,7 +19,7 @@ from monosem.sae.objective import Batch, Gradients, Losses, Objective, gradients
 from monosem.sae.sparsity import Sparsity, make_sparsity
 from monosem.train.dead import DeadLatents
 from monosem.train.optim import KSchedule, OptimSettings
-from monosem.train.update import Average, Updater
+from monosem.train.update import Average, Updater, warmed
 
 THRESHOLD_DECAY = 0.99
 """Of the running average that BatchTopK's threshold is."""
@@ -218,4 +218,5 @@ class TrainStep:
         threshold = self.sae.threshold
         if threshold is not None and len(fired_values):
             smallest = fired_values.min()
-            threshold.copy_(smallest if self.steps == 1 else torch.lerp(smallest, threshold, THRESHOLD_DECAY))
+            decay = warmed(THRESHOLD_DECAY, self.steps)
+            threshold.copy_(smallest if self.steps == 1 else torch.lerp(smallest, threshold, decay))

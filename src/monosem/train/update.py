@@ -5,6 +5,7 @@ Clipping, parts of a batch, free decoder norms and gradients of rank one need it
 """
 
 import math
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -107,13 +108,19 @@ class Updater:
 
     def _update_vectors(self, kernels: Kernels, vectors: dict[str, Tensor], adam: AdamSettings) -> None:
         for name, gradient in vectors.items():
-            kernels.update_rows(self.weights[name], gradient, self.moments[name], adam)
+            rate = self._optim.threshold_rate if name == "log_threshold" else 1.0
+            kernels.update_rows(self.weights[name], gradient, self.moments[name], replace(adam, lr=adam.lr * rate))
+
+
+def warmed(decay: float, step: int) -> float:
+    """The decay of a running average at a step, counted from 1: at first it is at most (1 + t) / (10 + t)."""
+    return min(decay, (1 + step) / (10 + step))
 
 
 class Average:
     """An exponential moving average of weights (Gao et al., 2024, appendix A.5).
 
-    The first steps count for less: at step t the decay is at most (1 + t) / (10 + t), so that the start is forgotten.
+    The first steps count for less, so that the start is forgotten.
     """
 
     def __init__(self, weights: dict[str, Tensor], decay: float) -> None:
@@ -122,7 +129,7 @@ class Average:
 
     def follow(self, weights: dict[str, Tensor], step: int) -> None:
         """Move towards `weights` after a step, counted from 1."""
-        decay = min(self.decay, (1 + step) / (10 + step))
+        decay = warmed(self.decay, step)
         for name, average in self.weights.items():
             average.lerp_(weights[name], 1 - decay)
 
