@@ -15,12 +15,12 @@ from pathlib import Path
 
 import peers
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from monosem.sae.autoencoder import Autoencoder, SaeConfig
 from monosem.sae.losses import AuxK
 from monosem.sae.objective import Objective
+from monosem.store.shards import read
 from monosem.train.optim import OptimSettings
 from monosem.train.step import StepSettings, TrainStep
 
@@ -75,7 +75,7 @@ def batches(x: Tensor, size: int, steps: int) -> Iterator[Tensor]:
 def activations(folder: Path, part: str) -> Tensor:
     """`[rows, d]` float32 of all shards of a part."""
     shards = sorted(folder.glob(f"{part}-*.safetensors"))
-    return torch.cat([load_file(shard)["activations"].float() for shard in shards])
+    return torch.cat([read(shard).activations.float() for shard in shards])
 
 
 def arguments() -> argparse.Namespace:

@@ -17,7 +17,7 @@ import peers
 import torch
 from torch import Tensor
 
-from monosem.kernels.cpu import has_fast_bf16
+from monosem.kernels.cpu_select import has_fast_bf16
 from monosem.sae.autoencoder import Autoencoder, SaeConfig
 from monosem.sae.initialise import dataset_statistics
 from monosem.sae.losses import AuxK

@@ -9,6 +9,7 @@ from monosem.cli import COMMANDS
 
 PAGE = Path(__file__).with_name("cli.md")
 RECIPE_VERB = "run"
+STORE_ACTIONS = ("verify", "ls", "stats", "merge", "pack")
 
 
 def main() -> None:
@@ -27,6 +28,8 @@ def render() -> str:
             parts += [f"## monosem {verb}", "", f"{command.help} Takes what `monosem {RECIPE_VERB}` takes.", ""]
         else:
             parts += [f"## monosem {verb}", "", *_block(verb)]
+            for action in STORE_ACTIONS if verb == "store" else ():
+                parts += [f"### monosem {verb} {action}", "", *_block(verb, action)]
     return "\n".join(parts)
 
 

@@ -125,6 +125,36 @@ def test_the_store_rounds_to_its_own_format(tmp_path: Path, settings: dict[str, 
     assert rounded.activations.dtype == getattr(torch, dtype)
 
 
+def test_the_manifest_says_what_the_format_costs(tmp_path: Path, settings: dict[str, dict[str, object]]) -> None:
+    whole = stored(capture.make(run_of(tmp_path / "whole", settings)))
+    variance = (whole.activations - whole.activations.mean(dim=0)).square().sum()
+    for dtype, size in (("float32", 4 * 32), ("bfloat16", 2 * 32), ("int8", 32 + 2)):
+        stage = capture.make(run_of(tmp_path / dtype, settings, dtype=dtype))
+        counts, rows = stage.manifest.counts, stored(stage)
+        assert torch.equal(rows.token, whole.token)
+        assert counts["bytes_per_activation"] == size
+        added = float((rows.activations.float() - whole.activations).square().sum() / variance)
+        assert counts["added_fvu"] == pytest.approx(added, rel=0.02)
+        assert added < 1e-4
+    # the units are cut by bytes on disk: int8 makes fewer shards of the same sentences
+    assert len(stage.shards) < len(capture.open_stage(run_of(tmp_path / "whole", settings)).shards)
+
+
+def test_sinks_that_are_kept_are_left_out_of_the_figure(
+    tmp_path: Path, settings: dict[str, dict[str, object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = capture.make(run_of(tmp_path / "plain", settings, dtype="int8")).manifest.counts
+    put = capture.Captured.put
+
+    def with_sinks(self: capture.Captured, rows: torch.Tensor, x: torch.Tensor) -> None:
+        put(self, rows, torch.where((rows % 25 == 0)[:, None], 100 * x, x))
+
+    monkeypatch.setattr(capture.Captured, "put", with_sinks)
+    stage = capture.make(run_of(tmp_path / "sinks", settings, dtype="int8"))
+    assert stage.manifest.counts["added_fvu"] == pytest.approx(plain["added_fvu"], rel=0.05)
+    assert stored(stage).activations.norm(dim=1).max() > 20 * stage.manifest.counts["median_norm"]
+
+
 def test_one_more_hook_point_leaves_the_first_alone(tmp_path: Path, settings: dict[str, dict[str, object]]) -> None:
     both = run_of(tmp_path / "both", settings)
     capture.make(both)
@@ -172,6 +202,8 @@ def test_a_disk_that_fills_up_leaves_a_store_that_goes_on(
     from monosem import capture
     from monosem.recipe import Recipe
     from monosem.run import Run
+    import torch
+    torch.set_num_threads(1)  # as here: sums of floats depend on the number of threads in the last bit
     resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, resource.RLIM_INFINITY))
     recipe = Recipe.model_validate_json(Path({str(tmp_path / "recipe.json")!r}).read_text())
     try:

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pseudo_terminal import session
 
 from monosem import pipeline
+from monosem.app.text import printable
 from monosem.cli import COMMANDS, main
 
 ErrorLine = Callable[..., str]
@@ -75,6 +77,71 @@ def test_a_latent_is_shown_found_and_steered_with(made: Path, capsys: pytest.Cap
     assert plain["prompt"] == steered["prompt"] == "The violin"
     assert [len(token["latents"]) for token in steered["tokens"]] == [3] * 5
     assert plain["text"] != steered["text"]
+    assert (plain["edits"], steered["edits"]) == (
+        [],
+        [{"latent": latent, "value": 50.0, "mode": "add", "unit": "raw"}],
+    )
+
+
+def test_lines_of_a_file_are_completed_in_order_and_alike_alone(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts = ["The violin", "The harbour and the", "A proof"]
+    file = tmp_path / "prompts.txt"
+    file.write_text("\n".join(prompts) + "\n")
+    settings = ["--max-new-tokens", "6", "--temperature", "1", "--seed", "3"]
+
+    def printed(*arguments: str) -> str:
+        main(["complete", str(made), *arguments, *settings])
+        return capsys.readouterr().out
+
+    together = printed("--file", str(file))
+    assert together == "\n".join(printed(prompt) for prompt in prompts)
+    assert "\x1b" not in together
+    objects = [json.loads(line) for line in printed("--file", str(file), "--json").splitlines()]
+    assert together == "\n".join(printable(one["prompt"] + one["text"]) + "\n" for one in objects)
+    assert all(one["perplexity"] > 1 and one["seed"] == 3 for one in objects)
+
+
+def test_a_steering_file_steers_and_is_compared(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "set.toml"
+    file.write_text('[[edit]]\nlatent = 5\nvalue = 80\nmode = "clamp"\n')
+    main(["complete", str(made), "The", "--steering", str(file), "--steer", "6=1", "--compare", "--json"])
+    plain, steered = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert (plain["steered"], steered["steered"]) == (False, True)
+    assert plain["text"] != steered["text"]
+    assert [(edit["latent"], edit["mode"]) for edit in steered["edits"]] == [(5, "clamp"), (6, "add")]
+    assert plain["edits"] == []
+
+
+def test_text_streams_to_a_terminal_before_the_command_ends(made: Path) -> None:
+    with session(["complete", str(made), "The violin", "--max-new-tokens", "200"]) as (process, screen):
+        screen.wait_for("The violin")
+        screen.read(0.05)
+        assert process.poll() is None
+        while process.poll() is None:
+            screen.read(0.05)
+        screen.read()
+    assert process.returncode == 0
+    assert "\x1b[1m" in screen.seen
+
+
+def test_ctrl_c_ends_a_completion_in_one_line(made: Path) -> None:
+    with session(["complete", str(made), "The violin", "--max-new-tokens", "240"]) as (process, screen):
+        screen.wait_for("The violin")
+        screen.type("\x03")
+        screen.wait_for("stopped")
+        process.wait(10)
+    assert process.returncode == 130
+    assert "Traceback" not in screen.seen
+    assert "goes on from here" not in screen.seen
+
+
+def test_output_that_nobody_reads_any_more_is_no_error(made: Path) -> None:
+    command = f"{sys.executable} -m monosem.cli complete {made} The A One --json --max-new-tokens 200 | head -c 20"
+    told = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert len(told.stdout) == 20
+    assert told.stderr == ""
 
 
 def test_another_recipe_in_the_same_run_is_refused_and_nothing_changes(made: Path, error_line: ErrorLine) -> None:
@@ -91,7 +158,7 @@ def test_redo_makes_a_stage_and_what_follows_again(made: Path, capsys: pytest.Ca
     main(["run", str(made), "--redo", "explain"])
     shown = capsys.readouterr().err
     assert "removed explanations, evaluation, report" in shown
-    assert shown.count("skipped") == 5
+    assert shown.count("skipped") == pipeline.VERBS.index("explain")
     assert (made / "report.html").read_bytes() == old
 
 
@@ -112,7 +179,19 @@ def test_redo_makes_a_stage_and_what_follows_again(made: Path, capsys: pytest.Ca
         (["complete", "RUN", "x", "--steer", "eight"], "eight"),
         (["complete", "RUN", "x", "--temperature", "-1"], "temperature"),
         (["complete", "RUN", "x", "--top-p", "0"], "top_p"),
-        (["complete", "RUN", ""], "empty"),
+        (["complete", "RUN", "x", "--top-p", "1.5"], "top_p"),
+        (["complete", "RUN", "x", "--samples", "0"], "--samples 0: expected at least 1"),
+        (["complete", "RUN", "x", "--show-latents", "--top-latents", "0"], "--top-latents 0: expected at least 1"),
+        (["complete", "RUN", ""], "prompt 0 is empty"),
+        (["complete", "RUN"], "there is no prompt"),
+        (["complete", "RUN", "--file", "none.txt"], "none.txt: No such file"),
+        (["complete", "RUN", "word " * 300], "tokens; with 40 new ones at most 216 fit the context of 256"),
+        (["complete", "RUN", "x", "--compare"], "--compare: nothing is steered"),
+        (["complete", "RUN", "x", "--steering", "none.toml"], "none.toml: no such file"),
+        (["complete", "RUN", "x", "--steering", "RECIPE"], "unknown key 'name'"),
+        (["chat", "RUN"], "no chat format"),
+        (["chat", "RUN", "--steer", "64=1"], "0 to 63"),
+        (["chat", "nowhere"], "nowhere: not a run folder"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(

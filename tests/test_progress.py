@@ -1,9 +1,11 @@
 """Metrics on disk and progress as lines."""
 
+import io
 import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from monosem import progress
 from monosem.progress import JsonlSink, Sinks, read_metrics
@@ -57,3 +59,28 @@ def test_wandb_offline_writes_the_metrics(tmp_path: Path, monkeypatch: pytest.Mo
     sink.log(1, {"loss": 0.5})
     sink.close()
     assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
+
+
+def test_wandb_offline_keeps_pictures_and_without_it_none_are_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    picture = io.BytesIO()
+    Image.new("RGB", (4, 3), "red").save(picture, "png")
+    drawn: list[int] = []
+
+    def draw() -> dict[str, bytes]:
+        drawn.append(1)
+        return {"heat-map": picture.getvalue()}
+
+    plain = Sinks([JsonlSink(tmp_path / "a")])
+    plain.pictures(3, draw)
+    plain.close()
+    assert not drawn
+    both = Sinks([JsonlSink(tmp_path / "b"), progress.WandbSink(tmp_path, "a-run", {}, "offline")])
+    both.pictures(3, draw)
+    both.close()
+    assert drawn == [1]
+    (kept,) = tmp_path.glob("wandb/offline-run-*/files/media/images/heat-map_*.png")
+    with Image.open(kept) as image:
+        assert image.size == (4, 3)

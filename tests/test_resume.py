@@ -48,7 +48,9 @@ def kill_within(step: Step, recipe: Path, runs: Path, delay: float) -> bool:
 
 @pytest.mark.slow
 def test_a_run_killed_in_every_stage_ends_with_the_same_bytes(tiny_recipe: Path, tmp_path: Path) -> None:
-    whole = start(tiny_recipe, tmp_path / "whole")
+    every = tmp_path / "every.toml"
+    every.write_text(tiny_recipe.read_text() + "[finetune]\ntokens = 3000\nbatch_tokens = 100\nlr = 1e-3\n")
+    whole = start(every, tmp_path / "whole")
     assert whole.wait() == 0, whole.stderr and whole.stderr.read()
     assert whole.stderr is not None
     whole.stderr.close()
@@ -56,9 +58,9 @@ def test_a_run_killed_in_every_stage_ends_with_the_same_bytes(tiny_recipe: Path,
     killed = {}
     for step in PIPELINE:
         delay = {"train": 1.5, "evaluate": 0.8}.get(step.verb, 0.0) + draw.random() * 0.05
-        killed[step.verb] = kill_within(step, tiny_recipe, tmp_path / "parts", delay)
+        killed[step.verb] = kill_within(step, every, tmp_path / "parts", delay)
     assert sum(killed.values()) >= len(PIPELINE) - 2, killed
-    last = start(tiny_recipe, tmp_path / "parts")
+    last = start(every, tmp_path / "parts")
     _, told = last.communicate()
     assert last.returncode == 0, told
     expected, found = content(tmp_path / "whole" / "tiny"), content(tmp_path / "parts" / "tiny")

@@ -147,3 +147,13 @@ def test_an_sae_without_a_place_needs_a_hook_point():
 def test_load_sae_names_a_folder_that_is_none(tmp_path):
     with pytest.raises(SaeError, match=str(tmp_path)):
         load_sae(tmp_path)
+
+
+def test_codes_that_are_known_are_not_computed_again():
+    x, sae = random_activations(), random_sae("layer")
+    steering = Steering(sae, [Edit(3, 2.0, "clamp")])
+    expected = steering(x)
+    codes = sae.encode(x)
+    sae.W_enc.data.zero_()
+    assert torch.equal(steering(x, codes), expected)
+    assert not torch.equal(steering(x), expected)

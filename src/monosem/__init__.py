@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from monosem.errors import MonosemError
+    from monosem.lm.layers import replace_activations, store_activations
     from monosem.lm.packed import Packed
     from monosem.lm.source import complete, load_model
     from monosem.steering import Edit, Steering, load_sae, steer
@@ -24,12 +25,25 @@ _HOMES = {
     "Packed": "monosem.lm.packed",
     "complete": "monosem.lm.source",
     "load_model": "monosem.lm.source",
+    "replace_activations": "monosem.lm.layers",
+    "store_activations": "monosem.lm.layers",
     "Edit": "monosem.steering",
     "Steering": "monosem.steering",
     "load_sae": "monosem.steering",
     "steer": "monosem.steering",
 }
-__all__ = ["Edit", "MonosemError", "Packed", "Steering", "complete", "load_model", "load_sae", "steer"]
+__all__ = [
+    "Edit",
+    "MonosemError",
+    "Packed",
+    "Steering",
+    "complete",
+    "load_model",
+    "load_sae",
+    "replace_activations",
+    "steer",
+    "store_activations",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -28,8 +29,9 @@ from monosem.lm.protocol import LanguageModel
 from monosem.lm.source import open_model
 from monosem.progress import note, progress
 from monosem.run import Run, Stage
-from monosem.store import disk, shards
+from monosem.store import disk, remote, shards
 from monosem.store.activations import open_stage
+from monosem.store.encoding import CENTRE_NORM_RATIO, Format, Stored, centre_of, row_bytes
 from monosem.store.shards import Rows
 
 __all__ = ["Unit", "make", "open_stage", "units"]
@@ -37,6 +39,7 @@ __all__ = ["Unit", "make", "open_stage", "units"]
 CALIBRATION = "calibration.json"
 LENGTH_SENTENCES, NORM_SENTENCES = 2048, 128  # spread over the corpus, that length and norm are measured on
 MAX_NONFINITE = 1e-3  # share of a unit's activations that may be NaN or infinite
+PUT_ROWS = 512  # encoded at once on a CPU
 ORIGIN_BYTES = 16  # of sentence, position and token, a row
 
 
@@ -61,21 +64,48 @@ class Calibration(NamedTuple):
     median_norm: float
     norm_threshold: float | None
     """Activations with a larger norm are dropped. None: none are."""
+    centre: list[float]
+    """`[d]`, their mean without sinks."""
 
 
 class Captured(NamedTuple):
     """Activations of one unit and hook point, in the order of the sentences, before any are dropped."""
 
-    activations: Tensor
-    """`[T, d]` as they will be stored."""
+    form: Format
+    stored: Stored
+    """Of `[T, d]` activations."""
     norms: Tensor
     """`[T]` float32, of the activations as the model gave them."""
+    errors: Tensor
+    """`[T]` float32, squared distances of what is stored from what the model gave."""
+    spreads: Tensor
+    """`[T]` float32, squared distances of what the model gave from the centre."""
+
+    @classmethod
+    def empty(cls, form: Format, rows: int) -> "Captured":
+        return cls(form, form.empty(rows), *(torch.empty(rows) for _ in range(3)))
+
+    def put(self, rows: Tensor, x: Tensor) -> None:
+        """Store activations `x` as the rows of these numbers."""
+        centre = self.form.centre.to(x.device)
+        # few rows stay in a processor's cache; a GPU wants all of them
+        count = PUT_ROWS if x.device.type == "cpu" else max(1, len(x))
+        for chosen, part in zip(rows.split(count), x.split(count), strict=True):
+            stored, exact = self.form.encode(part), part.float()
+            for room, tensor in zip(self.stored, stored, strict=True):
+                room[chosen] = tensor.cpu()
+            lost = self.form.decode(stored) - exact
+            for room, difference in ((self.errors, lost), (self.spreads, exact - centre)):
+                room[chosen] = torch.linalg.vector_norm(difference, dim=1).square_().cpu()
+            self.norms[chosen] = torch.linalg.vector_norm(exact, dim=1).cpu()
 
 
 class Kept(NamedTuple):
     """What is stored of a unit, and how many activations are not."""
 
     rows: Rows
+    chosen: Tensor
+    """`[T]` bool, which of the activations they are."""
     dropped_first: int
     dropped_norm: int
     nonfinite: int
@@ -88,7 +118,7 @@ def units(sentences: int, size: int, rank: int = 0, ranks: int = 1) -> Iterator[
 
 
 def make(run: Run) -> Stage:
-    """Capture every hook point that is not complete, all in one pass.
+    """Capture every hook point that is not complete, all in one pass, or take what was captured elsewhere.
 
     Raises:
         RunError: the sentences have not been made.
@@ -98,7 +128,10 @@ def make(run: Run) -> Stage:
     # the SAE's hook point is finished last: where it is complete, all are
     names = sorted(run.recipe.capture.hook_points, key=lambda name: name == run.recipe.hook_point)
     stages = {name: stage for name in names if not (stage := open_stage(run, name)).complete}
-    if stages:
+    if stages and run.recipe.capture.source is not None:
+        for name, stage in stages.items():
+            remote.adopt(stage, f"{run.recipe.capture.source}/{name}")
+    elif stages:
         open_sentences(run).require()
         model = open_model(run.recipe.model)
         assets.record(run.path, [assets.resolve(run.recipe.model.source)])
@@ -111,11 +144,13 @@ class _Capture:
 
     def __init__(self, run: Run, model: LanguageModel, stages: Mapping[str, Stage]) -> None:
         self.recipe, self.max_tokens = run.recipe.capture, run.recipe.corpus.max_tokens
-        self.model, self.stages = model, stages
-        self.dtype = getattr(torch, self.recipe.dtype)
+        self.model, self.source, self.stages = model, run.recipe.model.source, stages
+        self.dtype: torch.dtype = getattr(torch, self.recipe.dtype)
         self.sentences = Sentences(run.folder("sentences"))
         self.finished = {name: {shard.name for shard in stage.begin()} for name, stage in stages.items()}
+        self.formats: dict[str, Format] = {}
         self.calibrations = self._calibrations()
+        self.formats = {name: Format(self.dtype, torch.tensor(c.centre)) for name, c in self.calibrations.items()}
         self.waited = 0.0
 
     def make(self) -> None:
@@ -163,10 +198,10 @@ class _Capture:
             rows = torch.from_numpy(starts[batch])[packed.sentence] + packed.position
             for name, x in self.model.activations(packed, hook_points).items():
                 if name not in captured:
-                    room = torch.empty((int(lengths.sum()), x.shape[1]), dtype=self.dtype)
-                    captured[name] = Captured(room, torch.empty(len(room)))
-                captured[name].activations[rows] = x.to("cpu", self.dtype)
-                captured[name].norms[rows] = torch.linalg.vector_norm(x, dim=1, dtype=torch.float32).cpu()
+                    # until a hook point is calibrated, as exact as can be
+                    form = self.formats.get(name) or Format(torch.float32, torch.zeros(x.shape[1]))
+                    captured[name] = Captured.empty(form, int(lengths.sum()))
+                captured[name].put(rows, x)
             advance(packed.n_tokens)
         return captured
 
@@ -174,21 +209,26 @@ class _Capture:
         """Filter and write the shards of one unit."""
         packed = Packed.pack(ids)
         origin = (packed.sentence + unit.start, packed.position.int(), packed.ids.int())
-        for name, (activations, norms) in captured.items():
+        for name, (form, stored, norms, errors, spreads) in captured.items():
             stage, calibration = self.stages[name], self.calibrations[name]
-            kept = keep(Rows(activations, *origin), norms, calibration.norm_threshold, self.recipe.drop_first)
+            rows = Rows(stored.activations, *origin)
+            kept = keep(rows, norms, calibration.norm_threshold, self.recipe.drop_first)
             if kept.nonfinite > MAX_NONFINITE * packed.n_tokens:
                 raise StoreError(
                     f"{stage.path}: {kept.nonfinite:,} of {packed.n_tokens:,} activations of sentences {unit.start} to "
                     f"{unit.stop - 1} are not finite; set model.dtype = 'float32' and capture.dtype = 'float32'"
                 )
-            shards.write(stage.path / unit.name, kept.rows._asdict())
-            counts = {field: getattr(kept, field) for field in Kept._fields[1:]}
+            chosen = Stored(kept.rows.activations, stored.scales[kept.chosen])
+            shards.write(stage.path / unit.name, shards.shard_tensors(chosen, kept.rows._asdict(), form))
+            counts = {field: getattr(kept, field) for field in Kept._fields[2:]}
+            usual = kept.chosen & (norms <= CENTRE_NORM_RATIO * calibration.median_norm)
+            sums = {"squared_error": errors[usual], "squared_distance": spreads[usual]}
+            counts |= {field: float(values.double().sum()) for field, values in sums.items()}
             stage.add_shard(unit.name, len(kept.rows.sentence), tokens=packed.n_tokens, **counts)
 
     def _calibrations(self) -> dict[str, Calibration]:
         """Of every hook point; what an interrupted process measured is kept."""
-        missing = [name for name, stage in self.stages.items() if not (stage.path / CALIBRATION).exists()]
+        missing = [name for name, stage in self.stages.items() if not _is_calibration(stage.path / CALIBRATION)]
         if missing:
             for name, calibration in self._calibrate(missing):
                 write_text(self.stages[name].path / CALIBRATION, json.dumps(calibration._asdict(), indent=2) + "\n")
@@ -199,12 +239,13 @@ class _Capture:
         """Measure lengths and norms on sentences spread evenly over the corpus."""
         lengths = [len(sentence) for sentence in self._ids(self._spread(LENGTH_SENTENCES))]
         mean_length = sum(lengths) / len(lengths)
-        row_bytes = self.model.config.d_model * self.dtype.itemsize + ORIGIN_BYTES
-        size = max(1, int((self.recipe.shard_mb << 20) / (mean_length * row_bytes)))
+        stored_bytes = row_bytes(self.dtype, self.model.config.d_model) + ORIGIN_BYTES
+        size = max(1, int((self.recipe.shard_mb << 20) / (mean_length * stored_bytes)))
         for name, captured in self._read(self._ids(self._spread(NORM_SENTENCES)), hook_points, lambda _: None).items():
             median = float(captured.norms[captured.norms.isfinite()].median())
             threshold = median * self.recipe.max_norm_ratio or None
-            yield name, Calibration(captured.activations.shape[1], size, mean_length, median, threshold)
+            centre = centre_of(captured.stored.activations, captured.norms)
+            yield name, Calibration(len(centre), size, mean_length, median, threshold, centre.tolist())
 
     def _spread(self, count: int) -> NDArray[np.int64]:
         return np.linspace(0, len(self.sentences) - 1, min(count, len(self.sentences))).astype(np.int64)
@@ -212,9 +253,9 @@ class _Capture:
     def _require_room(self, todo: Sequence[Unit]) -> None:
         needed = 0.0
         for name, calibration in self.calibrations.items():
-            row_bytes = calibration.d * self.dtype.itemsize + ORIGIN_BYTES
+            stored_bytes = row_bytes(self.dtype, calibration.d) + ORIGIN_BYTES
             sentences = sum(unit.stop - unit.start for unit in todo if unit.name not in self.finished[name])
-            needed += sentences * calibration.tokens_per_sentence * row_bytes
+            needed += sentences * calibration.tokens_per_sentence * stored_bytes
         disk.require_free(next(iter(self.stages.values())).path, int(needed), "capture")
 
     def _wait(self, result: Callable[[], None]) -> None:
@@ -227,13 +268,19 @@ class _Capture:
         summed = ("tokens", "dropped_first", "dropped_norm", "nonfinite")
         counts = {field: sum(shard.info[field] for shard in stage.shards) for field in summed}
         rows = sum(shard.rows for shard in stage.shards)
+        squared_error, squared_distance = (
+            sum(shard.info[field] for shard in stage.shards) for field in ("squared_error", "squared_distance")
+        )
         stage.finish(
             **counts,
             rows=rows,
             sentences=len(self.sentences),
+            model=self.source,
             d=calibration.d,
             median_norm=calibration.median_norm,
             norm_threshold=calibration.norm_threshold,
+            added_fvu=squared_error / squared_distance if squared_distance else 0.0,
+            bytes_per_activation=row_bytes(self.dtype, calibration.d),
         )
         share = 100 * (counts["tokens"] - rows) / counts["tokens"]
         told = ", ".join(f"{field} {count:,}" for field, count in counts.items())
@@ -256,7 +303,15 @@ def keep(captured: Rows, norms: Tensor, norm_threshold: float | None, drop_first
     nonfinite |= ~captured.activations.isfinite().all(dim=1) & ~first & ~over
     kept = ~(nonfinite | first | over)
     rows = captured if kept.all() else Rows(*(tensor[kept] for tensor in captured))
-    return Kept(rows, int(first.sum()), int(over.sum()), int(nonfinite.sum()))
+    return Kept(rows, kept, int(first.sum()), int(over.sum()), int(nonfinite.sum()))
+
+
+def _is_calibration(file: Path) -> bool:
+    """Whether `file` is there and of this version: an earlier one measured less, and is measured again to the same."""
+    try:
+        return set(json.loads(file.read_text(encoding="utf-8"))) == set(Calibration._fields)
+    except FileNotFoundError:
+        return False
 
 
 def _batches(lengths: NDArray[np.int64], batch_tokens: int) -> Iterator[NDArray[np.int64]]:

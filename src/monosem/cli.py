@@ -1,106 +1,45 @@
 """The command line: parse, open the recipe or run, call the stage. No logic lives here.
 
-The arguments of every verb are a frozen dataclass that tyro reads; `main` picks the verb and turns every `MonosemError`
-into one line and exit code 2. Heavy imports wait until a verb needs them.
+The arguments of every verb are a dataclass of `arguments.py` that tyro reads; `main` picks the verb and turns every
+`MonosemError` into one line and exit code 2. Heavy imports wait until a verb needs them.
 """
 
+import dataclasses
 import difflib
 import errno
+import inspect
+import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import tyro
 
 from monosem import __version__, pipeline, recipe, run
+from monosem.arguments import (
+    RUNS,
+    ChatArguments,
+    CompleteArguments,
+    ModelsArguments,
+    SearchArguments,
+    ShowArguments,
+    StageArguments,
+    StoreArguments,
+    StoreList,
+    StoreMerge,
+    StorePack,
+    StoreStats,
+    StoreVerify,
+    SweepArguments,
+)
 from monosem.atomic import NO_ROOM
 from monosem.errors import MonosemError, RecipeError, RunError
-from monosem.recipe import Aggregation, Recipe
+from monosem.recipe import Recipe
 from monosem.run import Run
 
-RUNS = Path("runs")
-Verb = Literal["sentences", "capture", "prepare", "train", "examples", "explain", "evaluate", "report"]
-
-
-@dataclass(frozen=True)
-class StageArguments:
-    """A run and its recipe. Every key of the recipe can be set here; the defaults shown are the recipe's values."""
-
-    target: tyro.conf.Positional[str]
-    """A recipe (`recipes/demo.toml`), a run folder (`runs/demo`), or the name of a run (`demo`)."""
-    recipe: Annotated[Recipe, tyro.conf.arg(name="")]
-    runs: Path = RUNS
-    """Folder that holds the run folders."""
-    redo: Verb | None = None
-    """Delete the files of this stage and of all that follow, then make them again."""
-    json: bool = False
-    """Print the result as one JSON object."""
-
-
-@dataclass(frozen=True)
-class ShowArguments:
-    """Show one latent: its explanation, its figures, the sentences that activate it most."""
-
-    target: tyro.conf.Positional[str]
-    """A run folder, or the name of a run."""
-    latent: tyro.conf.Positional[int]
-    """Number of the latent, from 0."""
-    aggregation: Aggregation = "max"
-    """Which ranking of sentences is shown."""
-    top: int = 10
-    """Sentences shown."""
-    runs: Path = RUNS
-    """Folder that holds the run folders."""
-    json: bool = False
-    """Print the card as one JSON object."""
-
-
-@dataclass(frozen=True)
-class SearchArguments:
-    """Find latents by words in their explanations and sentences."""
-
-    target: tyro.conf.Positional[str]
-    """A run folder, or the name of a run."""
-    words: tyro.conf.Positional[tuple[str, ...]]
-    """Words to look for; upper and lower case are the same."""
-    limit: int = 10
-    """Most latents listed."""
-    runs: Path = RUNS
-    """Folder that holds the run folders."""
-    json: bool = False
-    """Print the hits as a JSON list."""
-
-
-@dataclass(frozen=True)
-class CompleteArguments:
-    """Complete prompts with the run's language model, steered by latents of its SAE."""
-
-    target: tyro.conf.Positional[str]
-    """A run folder, or the name of a run."""
-    prompts: tyro.conf.Positional[tuple[str, ...]]
-    """One or more texts to go on from."""
-    steer: tuple[str, ...] = ()
-    """`LATENT=VALUE`, in units of the codes, or `LATENT=VALUEmax` for multiples of its largest observed activation."""
-    mode: Literal["add", "clamp", "scale", "ablate"] = "add"
-    """What VALUE does: added to the code, set as the code, multiplied with it; `ablate` needs no value."""
-    replace: bool = False
-    """Put the SAE's reconstruction in the activation's place, instead of keeping its error."""
-    show_latents: bool = False
-    """Under every token, the latents that are most active at it."""
-    temperature: float = 0.0
-    """0: always the most probable token."""
-    top_p: float = 1.0
-    """Sample only among the most probable tokens that make up this share."""
-    seed: int = 0
-    """Seed of the sampling."""
-    max_new_tokens: int = 40
-    """Most tokens generated."""
-    runs: Path = RUNS
-    """Folder that holds the run folders."""
-    json: bool = False
-    """Print one JSON object for each prompt."""
+if TYPE_CHECKING:
+    from monosem.completion import SteeringSet
 
 
 class Command(NamedTuple):
@@ -115,13 +54,22 @@ def stages(*verbs: str) -> Callable[[StageArguments], None]:
     """The call that makes these stages."""
 
     def call(arguments: StageArguments) -> None:
-        opened = Run(_run_path(arguments), arguments.recipe)
+        opened = Run(_path(arguments.target, arguments.runs, arguments.recipe.name), arguments.recipe)
         made = pipeline.make(opened, verbs, arguments.redo)
         from monosem.app import summary
 
         summary.show(opened, made, as_json=arguments.json)
 
     return call
+
+
+def sweep(arguments: SweepArguments) -> None:
+    from monosem.app import sweeps
+    from monosem.sweep import axes, stage
+
+    wanted = axes.read(_recipe(arguments.target, arguments.runs), arguments.keys)
+    path = _path(arguments.target, arguments.runs, wanted.recipe.name)
+    sweeps.show(path, stage.make(path, wanted), as_json=arguments.json)
 
 
 def show(arguments: ShowArguments) -> None:
@@ -139,30 +87,95 @@ def search(arguments: SearchArguments) -> None:
 
 
 def complete(arguments: CompleteArguments) -> None:
-    from monosem import steering
-    from monosem.app import terminal
+    from monosem.app import prompts, terminal
+    from monosem.completion import Completer
     from monosem.lm.generate import Sampling
 
     run_ = _opened(arguments)
-    edits = [steering.parse(text, arguments.mode) for text in arguments.steer]
-    sampling = Sampling(arguments.max_new_tokens, arguments.temperature, arguments.top_p, arguments.seed)
-    terminal.complete(
-        run_,
-        arguments.prompts,
-        edits,
-        sampling,
-        replace=arguments.replace,
-        show_latents=arguments.show_latents,
-        as_json=arguments.json,
+    for name, value in (("--samples", arguments.samples), ("--top-latents", arguments.top_latents)):
+        if value < 1:
+            raise RecipeError(f"{name} {value}: expected at least 1")
+    settings = terminal.Settings(
+        _steering(arguments),
+        Sampling(arguments.max_new_tokens, arguments.temperature, arguments.top_p, arguments.seed),
+        arguments.compare,
+        arguments.samples,
+        arguments.top_latents if arguments.show_latents else 0,
     )
+    if arguments.compare and not (settings.steering.edits or settings.steering.replace):
+        raise RecipeError("--compare: nothing is steered; add --steer LATENT=VALUE or --steering FILE")
+    texts = prompts.read_prompts(arguments.prompts, arguments.file)
+    terminal.complete(Completer(run_), texts, settings, as_json=arguments.json)
+
+
+def chat(arguments: ChatArguments) -> None:
+    from rich.console import Console
+
+    from monosem.app import chat as chats
+    from monosem.app.commands import Session
+    from monosem.completion import Completer, Conversation
+    from monosem.lm.generate import Sampling
+
+    completer = Completer(_opened(arguments))
+    steering = _steering(arguments)
+    completer.steering(steering.edits)
+    sampling = Sampling(arguments.max_new_tokens, arguments.temperature, arguments.top_p, arguments.seed)
+    model = completer.model
+    session = Session(
+        completer,
+        Conversation(model.tokenizer, model.config.context_length, arguments.system),
+        Console(highlight=False),
+        sampling,
+        steering,
+        arguments.mode,
+        arguments.compare,
+        arguments.show_latents,
+    )
+    chats.chat(session)
+
+
+def models(arguments: ModelsArguments) -> None:
+    from monosem.app import models as listing
+
+    listing.show(as_json=arguments.json)
+
+
+def store(arguments: StoreArguments) -> None:
+    from monosem.app import store as stores
+
+    match arguments.action:
+        case StoreVerify(path, json):
+            stores.verify(path, as_json=json)
+        case StoreList(path, json):
+            stores.list_shards(path, as_json=json)
+        case StoreStats(path, json):
+            stores.stats(path, as_json=json)
+        case StoreMerge(target, sources, json):
+            stores.merge(target, sources, as_json=json)
+        case StorePack(path, url, gb, json):
+            stores.pack(path, url, gb, as_json=json)
+
+
+def _steering(arguments: CompleteArguments | ChatArguments) -> "SteeringSet":
+    """The edits of `--steering` and `--steer` together."""
+    from monosem.completion import SteeringSet
+    from monosem.steering import parse
+
+    named = SteeringSet.load(arguments.steering) if arguments.steering else SteeringSet()
+    edits = (*named.edits, *(parse(text, arguments.mode) for text in arguments.steer))
+    return SteeringSet(edits, named.replace or arguments.replace)
 
 
 COMMANDS: dict[str, Command] = {
     "run": Command(StageArguments, stages(*pipeline.VERBS), "Make every stage of a recipe; finished ones are skipped."),
     **{step.verb: Command(StageArguments, stages(step.verb), step.help) for step in pipeline.PIPELINE},
+    "sweep": Command(SweepArguments, sweep, "Train many SAEs in one pass over the activations, and compare them."),
     "show": Command(ShowArguments, show, "Show one latent with its explanation and sentences."),
     "search": Command(SearchArguments, search, "Find latents by words."),
     "complete": Command(CompleteArguments, complete, "Complete prompts, steered by latents."),
+    "chat": Command(ChatArguments, chat, "Talk to the model, steered by latents."),
+    "store": Command(StoreArguments, store, "Check, list, measure, merge or pack stores of activations."),
+    "models": Command(ModelsArguments, models, "List the language models that are known, with memory needs."),
 }
 
 
@@ -173,13 +186,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         _dispatch(arguments)
     except MonosemError as error:
         _fail(str(error))
+    except BrokenPipeError:
+        # whoever read the output has enough; the closed pipe must not complain once more when Python ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except OSError as error:
         if error.errno not in {*NO_ROOM, errno.EACCES, errno.EROFS}:
             raise
         place = f"{error.filename}: " if error.filename else ""
         _fail(f"{place}{error.strerror}; mend it and give the same command again: it goes on from here")
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
+        made = [verb for verb in arguments[:1] if COMMANDS[verb].arguments in (StageArguments, SweepArguments)]
+        print("stopped" + "; the same command goes on from here" * len(made), file=sys.stderr)
         sys.exit(130)
 
 
@@ -205,9 +223,14 @@ def parse(verb: str, command: Command, rest: Sequence[str]) -> Any:
         named = rest[0] if rest and not rest[0].startswith("-") else None
         runs = Path(rest[rest.index("--runs") + 1]) if "--runs" in rest[:-1] else RUNS
         default = StageArguments(target=named or tyro.MISSING, recipe=_recipe(named, runs) if named else Recipe())
-    return tyro.cli(
-        command.arguments, args=rest, default=default, prog=f"monosem {verb}", description=_description(verb, command)
-    )
+    prog, description = f"monosem {verb}", _description(verb, command)
+    if command.arguments is SweepArguments:
+        # any key of the recipe may be an axis: what tyro does not know is read by the sweep
+        known, keys = tyro.cli(
+            command.arguments, args=rest, prog=prog, description=description, return_unknown_args=True
+        )
+        return dataclasses.replace(known, keys=tuple(keys))
+    return tyro.cli(command.arguments, args=rest, default=default, prog=prog, description=description)
 
 
 def usage() -> str:
@@ -225,7 +248,7 @@ def usage() -> str:
 
 def _description(verb: str, command: Command) -> str:
     if command.arguments is not StageArguments:
-        return command.arguments.__doc__ or command.help
+        return inspect.cleandoc(command.arguments.__doc__ or command.help)
     return (
         f"{command.help}\n\n{StageArguments.__doc__}\n\nExample: monosem {verb} recipes/demo.toml --sae.k 16 --name k16"
     )
@@ -241,15 +264,15 @@ def _recipe(target: str, runs: Path) -> Recipe:
     raise RecipeError(f"{target}: neither a recipe nor a run folder; try recipes/demo.toml, or a folder below {runs}/")
 
 
-def _run_path(arguments: StageArguments) -> Path:
+def _path(target: str, runs: Path, name: str) -> Path:
     """A run folder that is named keeps its place unless another name is given; a recipe's run lies below `runs`."""
-    folder = run.resolve(arguments.target, arguments.runs)
-    if folder is not None and arguments.recipe.name == recipe.load(folder / "recipe.toml").name:
+    folder = run.resolve(target, runs)
+    if folder is not None and name == recipe.load(folder / "recipe.toml").name:
         return folder
-    return arguments.runs / arguments.recipe.name
+    return runs / name
 
 
-def _opened(arguments: ShowArguments | SearchArguments | CompleteArguments) -> Run:
+def _opened(arguments: ShowArguments | SearchArguments | CompleteArguments | ChatArguments) -> Run:
     folder = run.resolve(arguments.target, arguments.runs)
     if folder is None:
         raise RunError(f"{arguments.target}: not a run folder (no recipe.toml); make one with: monosem run RECIPE")

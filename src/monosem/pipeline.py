@@ -6,10 +6,11 @@ them with the recipe. Knows nothing of what a stage does.
 
 import importlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from monosem import progress
+from monosem.recipe import Recipe
 from monosem.run import Run, Stage
 
 
@@ -21,9 +22,11 @@ class Step(NamedTuple):
     folder: str
     """Name of its folder in the run."""
     module: str
-    """Module whose `open_stage(run)` and `make(run)` it is."""
+    """Module whose `open_stage(run)` and `make(run)` it is; its `check(run, verbs, redo)`, if any, comes before all."""
     help: str
     """One line for the command line."""
+    wanted: Callable[[Recipe], bool] = lambda _: True
+    """Whether a recipe asks for the stage at all."""
 
 
 PIPELINE = (
@@ -31,6 +34,13 @@ PIPELINE = (
     Step("capture", "activations", "monosem.capture", "Store the language model's activations on the sentences."),
     Step("prepare", "batches", "monosem.store.prepare", "Shuffle the activations and split off validation sentences."),
     Step("train", "sae", "monosem.train.loop", "Train the sparse autoencoder; goes on from its last checkpoint."),
+    Step(
+        "finetune",
+        "finetune",
+        "monosem.finetune",
+        "Fine-tune the SAE against the language model; left out unless finetune.tokens is set.",
+        wanted=lambda recipe: recipe.finetune.wanted,
+    ),
     Step("examples", "examples", "monosem.interpret.examples", "Find the sentences that activate each latent most."),
     Step("explain", "explanations", "monosem.interpret.explain", "Say in words what each latent reacts to."),
     Step("evaluate", "evaluation", "monosem.evaluate.stage", "Measure the SAE beside its baselines."),
@@ -40,7 +50,7 @@ VERBS = tuple(step.verb for step in PIPELINE)
 
 
 def make(run: Run, verbs: Sequence[str] = VERBS, redo: str | None = None) -> dict[str, Stage]:
-    """Make the named stages in order; finished ones are skipped.
+    """Make the named stages in order; finished ones are skipped, and those that the recipe does not ask for.
 
     Args:
         redo: first delete this stage's files and those of every later one.
@@ -51,16 +61,23 @@ def make(run: Run, verbs: Sequence[str] = VERBS, redo: str | None = None) -> dic
     """
     made: dict[str, Stage] = {}
     with run.lock():
+        for step in PIPELINE:
+            check = getattr(importlib.import_module(step.module), "check", None)
+            if check is not None:
+                check(run, verbs, redo)
         if redo is not None:
             doomed = [step.folder for step in PIPELINE[VERBS.index(redo) :]]
             removed = run.remove(doomed)
             progress.note(f"removed {', '.join(removed) or 'nothing'} from {run.path}")
-        for step in PIPELINE:
+        wanted = [step for step in PIPELINE if step.wanted(run.recipe)]
+        for step in wanted:
             importlib.import_module(step.module).open_stage(run)
         run.save_recipe()
         for step in PIPELINE:
-            if step.verb in verbs:
+            if step.verb in verbs and step in wanted:
                 made[step.verb] = _make(run, step)
+            elif step.verb in verbs:
+                progress.note(f"{step.verb}: skipped, the recipe does not ask for it")
     return made
 
 

@@ -6,6 +6,7 @@ answers: everything here writes to standard error.
 """
 
 import contextlib
+import io
 import json
 import os
 import time
@@ -168,6 +169,14 @@ class WandbSink:
     def log(self, step: int, values: Mapping[str, float]) -> None:
         self._run.log(dict(values), step=step)
 
+    def pictures(self, step: int, pictures: Mapping[str, bytes]) -> None:
+        """Keep PNG files by name, shown at `step`."""
+        import wandb
+        from PIL import Image
+
+        images = {name: wandb.Image(Image.open(io.BytesIO(png))) for name, png in pictures.items()}
+        self._run.log(images, step=step)
+
     def close(self) -> None:
         self._run.finish()
 
@@ -177,6 +186,14 @@ class Sinks:
 
     def __init__(self, sinks: Sequence[Sink]) -> None:
         self._sinks = tuple(sinks)
+
+    def pictures(self, step: int, draw: Callable[[], Mapping[str, bytes]]) -> None:
+        """Give PNG files by name to the sinks that take them; without one, nothing is drawn."""
+        takers = [sink for sink in self._sinks if isinstance(sink, WandbSink)]
+        if takers:
+            drawn = draw()
+            for sink in takers:
+                sink.pictures(step, drawn)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         for sink in self._sinks:

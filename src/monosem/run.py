@@ -213,6 +213,11 @@ class Run:
         """Path of a stage's folder: `activations` and `batches` have one for each hook point."""
         return self.path / name / hook_point if hook_point else self.path / name
 
+    @property
+    def sae_folder(self) -> Path:
+        """Where the run's SAE is, once it is made: the fine-tuned one where the recipe asks for it."""
+        return self.folder("finetune" if self.recipe.finetune.wanted else "sae") / "final"
+
     def stage(self, folder: Path, part: Mapping[str, Any], inputs: Mapping[str, str] | Sequence["Stage"] = ()) -> Stage:
         """Open a stage folder to make or skip it.
 

@@ -19,7 +19,8 @@ from torch import Tensor
 from monosem.errors import RecipeError, SaeError
 from monosem.run import Run
 from monosem.sae import files
-from monosem.sae.autoencoder import Autoencoder, Codes
+from monosem.sae.autoencoder import Autoencoder
+from monosem.sae.codes import Codes
 
 if TYPE_CHECKING:
     from monosem.lm.protocol import LanguageModel
@@ -67,8 +68,13 @@ def parse(text: str, mode: Mode = "add") -> Edit:
         return Edit(int(latent), float(number or "1" if unit == "max" else number), mode, unit)
     except ValueError:
         raise RecipeError(
-            f"--steer {text}: expected LATENT=VALUE, such as 896=20 or 896=2max (twice its largest observed value)"
+            f"steer {text}: expected LATENT=VALUE, such as 896=20 or 896=2max (twice its largest observed value)"
         ) from None
+
+
+def spell(edit: Edit) -> str:
+    """The edit as `parse` reads it, without its mode: `896=2max`, or `896` for an ablation."""
+    return str(edit.latent) if edit.mode == "ablate" else f"{edit.latent}={edit.value:g}{'max' * (edit.unit == 'max')}"
 
 
 class Steering:
@@ -101,10 +107,12 @@ class Steering:
         self._reads = not error_preserving or any(edit.mode != "add" for edit in self.edits)
 
     @torch.no_grad()
-    def __call__(self, x: Tensor) -> Tensor:
-        """Edited activations `[T, d]`, in the type of x."""
+    def __call__(self, x: Tensor, known: Codes | None = None) -> Tensor:
+        """Edited activations `[T, d]`, in the type of x; `known`: its codes, where the caller has them already."""
         raw = x.to(self._directions.device, torch.float32)
-        codes = self.sae.encode(raw) if self._reads else None
+        codes = None
+        if self._reads:  # an addition has no use for them, and is exact without
+            codes = self.sae.encode(raw) if known is None else known
         start = raw if self.error_preserving or codes is None else self.sae.decode(codes)
         edited = (start + self._difference(raw, codes)).to(x)
         return torch.where(within(raw, self.sae.config.norm_threshold).to(x.device)[:, None], edited, x)
@@ -176,9 +184,10 @@ def load_sae(path: str | Path) -> Autoencoder:
 
     Raises:
         SaeError: its files are missing or damaged.
+        RecipeError: the run's recipe is.
     """
     path = Path(path)
-    return files.load(path / "sae" / "final" if (path / "recipe.toml").is_file() else path)
+    return files.load(Run.open(path).sae_folder if (path / "recipe.toml").is_file() else path)
 
 
 def observed_maxima(run: Run, n: int) -> Tensor | None:

@@ -50,7 +50,8 @@ def test_figures_are_the_definitions(normalisation):
 
 def test_the_batching_changes_nothing():
     x, method = random_activations(), through(random_sae())
-    assert figures(x, method, 200) == pytest.approx(figures(x, method, 3), rel=1e-9)
+    # float32 products round by the number of rows that they are given
+    assert tuple(figures(x, method, 200)) == pytest.approx(tuple(figures(x, method, 3)), rel=1e-6)
 
 
 def test_permuted_latents_rebuild_the_same():

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from monosem.charts import MOST_POINTS, Curve, line_chart
 from monosem.evaluate import report
-from monosem.evaluate.report_charts import MOST_POINTS, Curve, line_chart
 from monosem.evaluate.report_metrics import metric_tables
 from monosem.interpret import tables
 from monosem.interpret.collect import Collector

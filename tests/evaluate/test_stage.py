@@ -12,7 +12,7 @@ from interrupted import contents
 
 from monosem import pipeline, recipe
 from monosem.errors import RunError
-from monosem.evaluate import stage
+from monosem.evaluate import held_out, stage
 from monosem.lm.source import open_model
 from monosem.run import Run
 from monosem.store import prepare
@@ -78,8 +78,7 @@ def test_firing_figures_agree_with_the_examples(finished):
 
 
 def test_only_held_out_sentences_are_read(finished):
-    parts = stage._Parts(finished, finished.folder("evaluation"))
-    numbers = parts.held_out_sentences()
+    numbers = held_out.numbers(finished)
     fraction, seed = finished.recipe.prepare.validation_fraction, finished.recipe.seed
     assert prepare.is_validation(numbers, fraction, seed).all()
     assert len(numbers) == len(set(numbers.tolist())) == finished.recipe.evaluate.sentences

@@ -1,9 +1,10 @@
 """Small random models as real files, in the formats that monosem reads."""
 
+import base64
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gguf
 import numpy as np
@@ -60,13 +61,91 @@ def write_folder(path: Path, reference: LlamaForCausalLM) -> Path:
     return path
 
 
-def random_llama(config: LlamaConfig) -> LlamaForCausalLM:
-    """Random weights, large enough for attention to be far from uniform."""
+def random_llama(config: LlamaConfig, spread: float = 0.2) -> LlamaForCausalLM:
+    """Random weights, large enough for attention to be far from uniform; wider models need less `spread`."""
     torch.manual_seed(1)
     model = LlamaForCausalLM(config).eval()
     for name, weight in model.named_parameters():
-        weight.data.normal_(1.0 if "norm" in name else 0.0, 0.2)
+        weight.data.normal_(1.0 if "norm" in name else 0.0, spread)
     return model
+
+
+def interleaved(weight: torch.Tensor, head_dim: int) -> torch.Tensor:
+    """Hugging Face's rotary halves as the pairs that GGUF and Meta keep."""
+    return weight.unflatten(0, (-1, 2, head_dim // 2)).transpose(1, 2).reshape(weight.shape).contiguous()
+
+
+LLAMA3_TOKENS = 516
+"""Of the vocabulary that `write_tiktoken` writes, special tokens included."""
+
+
+def write_tiktoken(path: Path) -> Path:
+    """A `tokenizer.model` as Meta has it: the bytes and a few tokens; 256 special tokens follow by themselves."""
+    tokens = [*(bytes([byte]) for byte in range(256)), b"th", b"the", b" the", b"in"]
+    lines = [base64.b64encode(token) + f" {rank}\n".encode() for rank, token in enumerate(tokens)]
+    path.write_bytes(b"".join(lines))
+    return path
+
+
+_META_NAMES = {
+    "model.embed_tokens": ("tok_embeddings", 0),
+    "model.norm": ("norm", None),
+    "lm_head": ("output", 0),
+    "input_layernorm": ("attention_norm", None),
+    "self_attn.q_proj": ("attention.wq", 0),
+    "self_attn.k_proj": ("attention.wk", 0),
+    "self_attn.v_proj": ("attention.wv", 0),
+    "self_attn.o_proj": ("attention.wo", 1),
+    "post_attention_layernorm": ("ffn_norm", None),
+    "mlp.gate_proj": ("feed_forward.w1", 0),
+    "mlp.up_proj": ("feed_forward.w3", 0),
+    "mlp.down_proj": ("feed_forward.w2", 1),
+}
+
+
+def write_meta(
+    path: Path,
+    reference: LlamaForCausalLM,
+    shards: int = 1,
+    head: Literal["own", "shared", "absent"] = "own",
+    embed_axis: int = 0,
+    **params: Any,
+) -> Path:
+    """The same model as Meta lays it out, its vocabulary that of `write_tiktoken`.
+
+    `head`: how a tied model's output weights are there. `embed_axis`: 1 is how the embedding was cut before Llama 3.
+    """
+    config: Any = reference.config
+    path.mkdir(parents=True, exist_ok=True)
+    parts: list[dict[str, torch.Tensor]] = [{} for _ in range(shards)]
+    for name, weight in reference.state_dict().items():
+        layer, place = re.findall(r"^(?:model\.layers\.(\d+)\.)?(.+)\.weight$", name)[0]
+        if place == "lm_head" and head != "own":
+            continue
+        if place.endswith(("q_proj", "k_proj")):
+            weight = interleaved(weight, config.head_dim)
+        theirs, axis = _META_NAMES[place]
+        axis = embed_axis if theirs == "tok_embeddings" else axis
+        cut = [weight] * shards if axis is None else weight.chunk(shards, axis)
+        for part, tensor in zip(parts, cut, strict=True):
+            part[(f"layers.{layer}." if layer else "") + theirs + ".weight"] = tensor.clone()
+    for number, part in enumerate(parts):
+        if head == "shared":
+            part["output.weight"] = part["tok_embeddings.weight"]
+        torch.save(part, path / f"consolidated.{number:02d}.pth")
+    written = {
+        "dim": config.hidden_size,
+        "n_layers": config.num_hidden_layers,
+        "n_heads": config.num_attention_heads,
+        "n_kv_heads": config.num_key_value_heads,
+        "vocab_size": config.vocab_size,
+        "norm_eps": config.rms_norm_eps,
+        "rope_theta": config.rope_parameters["rope_theta"],
+        "use_scaled_rope": config.rope_parameters["rope_type"] == "llama3",
+    }
+    (path / "params.json").write_text(json.dumps(written | params))
+    write_tiktoken(path / "tokenizer.model")
+    return path
 
 
 _GGUF_NAMES = {
@@ -143,7 +222,7 @@ def _gguf_tensors(reference: LlamaForCausalLM) -> dict[str, np.ndarray]:
             continue
         layer, place = re.findall(r"^(?:model\.layers\.(\d+)\.)?(.+)\.weight$", name)[0]
         if place.endswith(("q_proj", "k_proj")):
-            weight = weight.unflatten(0, (-1, 2, head_dim // 2)).transpose(1, 2).reshape(weight.shape)
+            weight = interleaved(weight, head_dim)
         arrays[(f"blk.{layer}." if layer else "") + _GGUF_NAMES[place] + ".weight"] = weight.contiguous().numpy()
     plain = 1.0 / (rope["rope_theta"] ** (torch.arange(0, head_dim, 2).float() / head_dim))
     if rope["rope_type"] == "llama3":

@@ -36,11 +36,12 @@ def test_the_templates_own_system_message_comes_first(small: Llama) -> None:
         ("uu", "message 1 is the user's, expected assistant"),
         ("usu", "message 1 is the system's, expected assistant"),
         ("au", "message 0 is the assistant's, expected user"),
+        ("ui", "message 1: role 'ipython' is not known; known: system, user, assistant"),
         ("suau" + "u", "message 4 is the user's, expected assistant"),
     ],
 )
 def test_roles_out_of_order(small: Llama, roles: str, said: str) -> None:
-    names = {"s": "system", "u": "user", "a": "assistant"}
+    names = {"s": "system", "u": "user", "a": "assistant", "i": "ipython"}
     with pytest.raises(ModelError, match=said):
         chat_format(small.tokenizer).encode([Message(names[role], "x") for role in roles])
 

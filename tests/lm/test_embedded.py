@@ -75,23 +75,42 @@ def test_chat_is_the_models_own_template(embedded: Llama, their_tokenizer: Any) 
         assert chat_format(embedded.tokenizer).encode(conversation) == theirs["input_ids"]
 
 
-def test_greedy_text_is_transformers(embedded: Llama, embedded_reference: Any) -> None:
-    prompts = [
-        embedded.tokenizer.encode(text) for text in ("The capital of France is", "Water boils", "def add(a, b):")
-    ]
-    together = collect(embedded.generate(prompts, Sampling(max_new_tokens=24)), len(prompts))
+@pytest.fixture(scope="module")
+def prompts(embedded: Llama, embedded_texts: list[str]) -> list[list[int]]:
+    """The first halves of 20 sentences, 3 to 40 tokens."""
+    long_enough = [text for text in embedded_texts if len(text) > 60]
+    texts = random.Random(2).sample(long_enough, 20)
+    return [ids[: 3 + 2 * row] for row, ids in enumerate(embedded.tokenizer.encode_batch(texts))]
+
+
+@pytest.mark.slow
+def test_greedy_text_is_transformers(embedded: Llama, embedded_reference: Any, prompts: list[list[int]]) -> None:
+    together = collect(embedded.generate(prompts, Sampling(max_new_tokens=64)), len(prompts))
     for prompt, ours in zip(prompts, together, strict=True):
         ids = torch.tensor([prompt])
         theirs = embedded_reference.generate(
             ids,
             attention_mask=torch.ones_like(ids),
-            max_new_tokens=24,
+            max_new_tokens=64,
             do_sample=False,
             eos_token_id=[0, 2],
             pad_token_id=2,
         )[0, len(prompt) :].tolist()
         assert ours == theirs
-        assert collect(embedded.generate([prompt], Sampling(max_new_tokens=24)), 1) == [ours]
+        assert collect(embedded.generate([prompt], Sampling(max_new_tokens=64)), 1) == [ours]
+
+
+@pytest.mark.slow
+def test_a_seed_gives_a_row_its_text_in_every_batch(embedded: Llama, prompts: list[list[int]]) -> None:
+    settings, seeds = Sampling(max_new_tokens=24, temperature=1.0, top_p=0.95), list(range(100, 120))
+    together = collect(embedded.generate(prompts, settings, seeds), len(prompts))
+    assert collect(embedded.generate(prompts, settings, seeds), len(prompts)) == together
+    backwards = collect(embedded.generate(prompts[::-1], settings, seeds[::-1]), len(prompts))
+    assert backwards[::-1] == together
+    for row in (0, 7, 19):
+        assert collect(embedded.generate([prompts[row]], settings, [seeds[row]]), 1) == [together[row]]
+    others = collect(embedded.generate(prompts, settings, [seed + 1 for seed in seeds]), len(prompts))
+    assert sum(a != b for a, b in zip(together, others, strict=True)) >= 15
 
 
 def test_edits_of_nothing_and_resuming(embedded: Llama, sentences: list[list[int]]) -> None:

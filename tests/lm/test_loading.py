@@ -33,6 +33,7 @@ def test_gguf_and_folder_of_one_model_give_the_same_logits(tied: bool, tmp_path:
     torch.testing.assert_close(file.logits(TEXT), folder.logits(TEXT), atol=1e-5, rtol=1e-5)
     assert file.tokenizer.encode("the thing") == folder.tokenizer.encode("the thing")
     assert (file.tokenizer.special, file.tokenizer.eos_ids) == (folder.tokenizer.special, folder.tokenizer.eos_ids)
+    assert (folder.tokenizer.bos_id, file.tokenizer.bos_id) == (260, None), "the tokenizer.json asks for one"
 
 
 def test_quantised_tensors_are_dequantised(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from monosem.kernels import Kernels, Workspace, cpu, reference
 from monosem.sae.autoencoder import Autoencoder, SaeConfig
 from monosem.sae.losses import AuxK
 from monosem.sae.nested import Nested
-from monosem.sae.objective import Batch, Gradients, Objective, gradients
+from monosem.sae.objective import Batch, Further, Gradients, Objective, Term, gradients
 from monosem.sae.penalties import Penalty
 from monosem.sae.sparsity import make_sparsity
 
@@ -49,7 +49,10 @@ class Case:
 
 
 class Jump(torch.autograd.Function):
-    """JumpReLU and the step, with their straight-through estimators (Rajamanoharan et al., 2024, section 4)."""
+    """JumpReLU and the step, with their straight-through estimators (Rajamanoharan et al., 2024, section 4).
+
+    The rectangle is a share of the threshold wide, and both arguments of the step have its gradient.
+    """
 
     @staticmethod
     def forward(ctx, pre: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -60,8 +63,9 @@ class Jump(torch.autograd.Function):
     @staticmethod
     def backward(ctx, d_value: Tensor, d_active: Tensor) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
         pre, threshold = ctx.saved_tensors
-        kernel = ((pre - threshold).abs() < BANDWIDTH / 2).to(pre.dtype) / BANDWIDTH
-        return d_value * (pre > threshold), (-kernel * (threshold * d_value + d_active)).sum(0)
+        width = BANDWIDTH * threshold
+        jump = ((pre - threshold).abs() < width / 2) / width * (threshold * d_value + d_active)
+        return d_value * (pre > threshold) + jump, -jump.sum(0)
 
 
 def kept(scores: Tensor, k: int) -> Tensor:
@@ -139,11 +143,11 @@ def plain_aux(case: Case, weights: Weights, x: Tensor) -> Tensor:
     return aux.coefficient * scale * (codes @ weights["W_dec"][dead] - residual).square().sum() / variance
 
 
-def ours(case: Case, sae: Autoencoder, x: Tensor, kernels: Kernels = cpu) -> Gradients:
+def ours(case: Case, sae: Autoencoder, x: Tensor, kernels: Kernels = cpu, further: Further | None = None) -> Gradients:
     z = x - sae.b_pre.detach()
     most = max(case.objective.nested.sizes) if case.objective.nested and case.objective.nested.by == "rank" else case.k
     sparsity = make_sparsity(case.sparsity, most, BANDWIDTH)
-    batch = Batch(z, z, float((z - z.mean(0)).square().sum()))
+    batch = Batch(z, z, float((z - z.mean(0)).square().sum()), further=further)
     coefficient = case.objective.penalty.coefficient if case.objective.penalty else 0.0
     objective = replace(case.objective, exact=True)
     return gradients(sae, sparsity, objective, batch, case.dead_latents(), coefficient, kernels, Workspace())
@@ -250,6 +254,32 @@ def test_dead_rows_and_empty_codes(name: str) -> None:
     sae.b_enc.data[:] = far
     if case.sparsity != "abstopk":
         assert len(check(case, sae, x).fired) == 0
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("kernels", [cpu, reference])
+def test_a_term_measured_elsewhere(name: str, kernels: Kernels) -> None:
+    """Any function of the SAE's own reconstruction: here the sum of its sines."""
+    case = CASES[name]
+    sae, x = case.sae(), case.x()
+    told = []
+
+    def further(error: Tensor, main: float) -> Term:
+        told.append(main)
+        return Term(float((x + error).sin().sum()), (x + error).cos())
+
+    weights = {name: parameter.detach().clone().requires_grad_() for name, parameter in sae.named_parameters()}
+    pre = (x - weights["b_pre"]) @ weights["W_enc"].T + weights["b_enc"]
+    h, _ = plain_codes(case, weights, pre, case.k)
+    term = (h @ weights["W_dec"] + weights["b_pre"]).sin().sum()
+    plain = dict(zip(weights, torch.autograd.grad(term, list(weights.values())), strict=True))
+    g, without = ours(case, sae, x, kernels, further), ours(case, sae, x, kernels)
+    assert g.losses.further == pytest.approx(float(term.detach()), rel=1e-9)
+    assert g.losses._replace(further=0.0) == without.losses
+    assert told == [without.losses.main]
+    before = dense(without, sae)
+    for weight, gradient in dense(g, sae).items():
+        torch.testing.assert_close(gradient - before[weight], plain[weight], rtol=1e-7, atol=1e-10, msg=weight)
 
 
 @pytest.mark.parametrize("name", ["topk", "abstopk", "batchtopk", "jumprelu-l0", "relu-l1"])

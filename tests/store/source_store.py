@@ -9,6 +9,7 @@ from torch import Tensor
 
 from monosem.run import Stage
 from monosem.store import shards
+from monosem.store.encoding import Format
 from monosem.store.shards import Rows
 
 
@@ -17,7 +18,7 @@ class Made(NamedTuple):
 
     stage: Stage
     rows: Rows
-    """Of all shards."""
+    """Of all shards, as they are read."""
 
 
 def rows_of(sentences: int, d: int, seed: int = 0, dtype: torch.dtype = torch.bfloat16) -> Rows:
@@ -37,18 +38,24 @@ def rows_of(sentences: int, d: int, seed: int = 0, dtype: torch.dtype = torch.bf
     )
 
 
-def make_store(run: Path, sentences: int = 600, d: int = 24, per_shard: int = 150) -> Made:
+def make_store(
+    run: Path, sentences: int = 600, d: int = 24, per_shard: int = 150, dtype: torch.dtype = torch.bfloat16
+) -> Made:
     """`activations/1.resid_post` in a run folder, whole sentences in each shard."""
     rows = rows_of(sentences, d)
+    form = Format(dtype, rows.activations.float().mean(dim=0))
+    stored = form.encode(rows.activations)
     stage = Stage(run / "activations" / "1.resid_post", "activations", {"made": "for a test"}, {})
     stage.begin()
     for number, start in enumerate(range(0, sentences, per_shard)):
         chosen = (rows.sentence >= start) & (rows.sentence < start + per_shard)
         name = f"activations-{number:05d}.safetensors"
-        shards.write(stage.path / name, {field: tensor[chosen] for field, tensor in rows._asdict().items()})
+        origin = {field: tensor[chosen] for field, tensor in rows._asdict().items()}
+        part = type(stored)(*(tensor[chosen] for tensor in stored))
+        shards.write(stage.path / name, shards.shard_tensors(part, origin, form))
         stage.add_shard(name, int(chosen.sum()))
     stage.finish(rows=len(rows.sentence), d=d, norm_threshold=123.0)
-    return Made(stage, rows)
+    return Made(stage, rows._replace(activations=form.decode(stored)))
 
 
 def read_all(folder: Path, prefix: str) -> Rows:

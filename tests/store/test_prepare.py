@@ -1,5 +1,7 @@
 """The shuffle on disk: every row once, split by sentence, independent of the order it came in and of the workers."""
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +14,12 @@ from scipy.stats import chi2_contingency, chisquare
 from source_store import Made, in_order, make_store, read_all
 
 from monosem.errors import StoreError
-from monosem.recipe import PrepareRecipe
-from monosem.run import Manifest, Stage
-from monosem.store import prepare
+from monosem.recipe import PrepareRecipe, Recipe
+from monosem.run import Manifest, Run, Stage
+from monosem.store import inspection, prepare, remote
+from monosem.store.pack import pack
 from monosem.store.prepare import Plan, is_validation
+from monosem.store.shards import open_shards
 from monosem.store.stats import Statistics
 
 FRACTION = 0.2
@@ -36,10 +40,12 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
     return make_store(tmp_path)
 
 
-def prepared(store: Made, name: str = "x", seed: int = 3, workers: int = 2, fraction: float = FRACTION) -> Stage:
+def prepared(
+    store: Made, name: str = "x", seed: int = 3, workers: int = 2, fraction: float = FRACTION, consume: bool = False
+) -> Stage:
     run = store.stage.path.parent.parent
     stage = Stage(run / "batches" / name, "batches", {"seed": seed}, {})
-    recipe = PrepareRecipe(validation_fraction=fraction, workers=workers)
+    recipe = PrepareRecipe(validation_fraction=fraction, workers=workers, consume=consume)
     prepare._Preparation(store.stage, stage, recipe, seed).make()
     return stage
 
@@ -89,7 +95,8 @@ def test_place_in_the_store_is_independent_of_the_place_before(tmp_path: Path, m
     assert neighbours.mean() < 0.002
 
 
-def test_killed_anywhere_it_ends_with_the_same_bytes(store: Made) -> None:
+@pytest.mark.parametrize("consume", [False, True])
+def test_killed_anywhere_it_ends_with_the_same_bytes(store: Made, consume: bool) -> None:
     whole = prepared(store, "whole")
     run = store.stage.path.parent.parent
     kills = make_with_kills(
@@ -107,12 +114,92 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(store: Made) -> None:
         def make():
             source = Stage(run / "activations" / "1.resid_post", "activations", {{"made": "for a test"}}, {{}})
             stage = Stage(run / "batches" / "killed", "batches", {{"seed": 3}}, {{}})
-            recipe = PrepareRecipe(validation_fraction={FRACTION}, workers=2)
+            recipe = PrepareRecipe(validation_fraction={FRACTION}, workers=2, consume={consume})
             prepare._Preparation(source, stage, recipe, 3).make()
         """
     )
     assert kills >= 4
     assert contents(run / "batches" / "killed") == contents(whole.path)
+
+
+def test_consumed_activations_are_gone_and_every_reader_says_so(store: Made, tmp_path: Path) -> None:
+    whole = prepared(store, "whole")
+    source = store.stage.path
+    assert contents(prepared(store, "consumed", consume=True).path) == contents(whole.path)
+    assert [file.name for file in source.iterdir()] == ["manifest.json"]
+    again = Stage(source, "activations", {"made": "for a test"}, {})
+    assert again.require().manifest.counts["consumed"] == "batches/consumed"
+    gone = rf"{source}: prepare.consume deleted these activations when it made batches/consumed; make them again with"
+    with pytest.raises(StoreError, match=gone):
+        open_shards(source)
+    with pytest.raises(StoreError, match=gone):
+        inspection.check(source)
+    with pytest.raises(StoreError, match=gone):
+        prepared(Made(again, store.rows), "later")
+
+
+def test_what_lies_in_archives_or_elsewhere_is_never_deleted(store: Made, tmp_path: Path) -> None:
+    pack(store.stage.path, str(tmp_path / "packed"), 1)
+    linked = Stage(tmp_path / "linked" / "activations", "activations", {"made": "for a test"}, {})
+    remote.adopt(linked, str(store.stage.path))
+    for folder in (tmp_path / "packed", linked.path):
+        before = contents(tmp_path)
+        source = Stage(folder, "activations", {"made": "for a test"}, {})
+        with pytest.raises(
+            StoreError, match=rf"{folder}: prepare.consume cannot delete shards in archives or elsewhere"
+        ):
+            prepared(Made(source, store.rows), "x", consume=True)
+        assert before.items() <= contents(tmp_path).items()
+        assert "consumed" not in Stage(folder, "activations", {"made": "for a test"}, {}).manifest.counts
+
+
+def test_a_shard_that_cannot_be_sorted_is_kept(store: Made) -> None:
+    file = store.stage.path / store.stage.shards[2].name
+    good = file.read_bytes()
+    file.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    with pytest.raises(StoreError, match=rf"{file}: damaged"):
+        prepared(store, workers=1, consume=True)
+    assert file.exists()
+    file.write_bytes(good)
+    stage = prepared(store, workers=1)
+    assert stage.manifest.counts["train"] + stage.manifest.counts["validation"] == len(store.rows.token)
+
+
+def test_the_room_it_needs_is_said_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(prepare, "Plan", ManyShards)
+    store = make_store(tmp_path, sentences=3000, d=256, per_shard=500)
+    size = sum(shard.bytes for shard in store.stage.shards)
+    told = []
+    for name, consume in (("x", False), ("y", True)):
+        with monkeypatch.context() as patched:
+            peak = watched(tmp_path, patched)
+            prepared(store, name, consume=consume, workers=1)
+        found = re.search(r"needs at most ([\d.]+) MB more", capsys.readouterr().err)
+        assert found is not None
+        told.append(float(found[1]) * 1e6)
+        # beside the rows there are histograms of norms, which weigh something in a store as small as this
+        assert 0.85 * told[-1] < peak() < 1.05 * told[-1] + 8 * 80_000
+    assert told == [pytest.approx(2 * size, rel=0.05), pytest.approx(size, rel=0.05)]
+
+
+def watched(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """Gives the most bytes that were below a folder, beyond those there now, as often as a file was finished."""
+
+    def used() -> int:
+        return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+    begun, most = used(), 0
+    replace = Path.replace
+
+    def watching(self: Path, target: Path) -> Path:
+        nonlocal most
+        most = max(most, used())
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", watching)
+    return lambda: most - begun
 
 
 def test_a_damaged_source_shard_is_named_and_the_stage_goes_on_once_it_is_mended(store: Made) -> None:
@@ -167,3 +254,19 @@ def test_the_number_of_shards_follows_from_bytes() -> None:
     assert Plan.of(source, PrepareRecipe(shard_mb=10, validation_fraction=0.05)) == Plan(4, 1)
     assert Plan.of(source, PrepareRecipe(shard_mb=512)) == Plan(1, 1)
     assert Plan(2, 1).names == ["train-00000.safetensors", "train-00001.safetensors", "validation-00000.safetensors"]
+
+
+def test_what_consume_would_make_impossible_is_refused_before_anything_is_done(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run", Recipe.model_validate({"prepare": {"consume": True}}))
+    prepare.check(run, ["capture", "prepare", "train"], None)
+    with pytest.raises(StoreError, match=r"prepare\.consume frees the activations that the stage examples reads"):
+        prepare.check(run, ["prepare", "examples"], None)
+
+
+def test_batches_that_are_the_only_copy_are_not_made_again(store: Made) -> None:
+    prepared(store, "only", consume=True)
+    recipe = Recipe.model_validate({"capture": {"hook_points": ["1.resid_post"]}})
+    run = Run(store.stage.path.parent.parent, recipe)
+    with pytest.raises(StoreError, match=r"prepare\.consume deleted these activations"):
+        prepare.check(run, ["prepare"], "prepare")
+    prepare.check(run, ["prepare"], "capture")

@@ -38,7 +38,7 @@ def test_any_grouping_gives_the_same(sizes: list[int], seed: int) -> None:
     merged = merge([Statistics.of(part) for part in x.split(sizes)])
     whole = Statistics.of(x)
     assert merged.count == whole.count
-    np.testing.assert_allclose(merged.mean, whole.mean, rtol=1e-12)
+    np.testing.assert_allclose(merged.mean, whole.mean, rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(merged.variance, whole.variance, rtol=1e-6, atol=1e-9)
     np.testing.assert_array_equal(merged.norms, whole.norms)
 

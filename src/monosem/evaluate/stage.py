@@ -16,12 +16,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from monosem import finetune
 from monosem.atomic import atomic_path, write_text
-from monosem.corpus import sentences, tokens
-from monosem.evaluate import baselines, downstream, outputs, reconstruction, result, steering
+from monosem.corpus import sentences
+from monosem.evaluate import baselines, downstream, held_out, outputs, reconstruction, result, steering
 from monosem.evaluate.reconstruction import Reconstruct
 from monosem.evaluate.replay import Replay
 from monosem.interpret import examples
@@ -30,7 +30,6 @@ from monosem.run import Run, Stage
 from monosem.sae import files
 from monosem.store import activations, loader, prepare
 from monosem.store.stats import Statistics
-from monosem.train import loop
 
 BATCH = 4096  # activations measured at once
 PCA_BATCHES = 64  # of training activations, the first of the shuffled store, that PCA is fitted on
@@ -79,7 +78,7 @@ def _upstream(run: Run) -> list[Stage]:
         sentences.open_stage(run),
         activations.open_stage(run, run.recipe.hook_point),
         prepare.open_stage(run, run.recipe.hook_point),
-        loop.open_stage(run),
+        finetune.sae_stage(run),
         examples.open_stage(run),
     ]
 
@@ -90,7 +89,7 @@ class _Parts:
     def __init__(self, run: Run, folder: Path) -> None:
         self.run, self.recipe, self.folder = run, run.recipe, folder
         self.batches = run.folder("batches", run.recipe.hook_point)
-        self.sae = files.load(run.folder("sae") / "final")
+        self.sae = files.load(run.sae_folder)
 
     def in_order(self) -> dict[str, Callable[[Path], int]]:
         return {
@@ -200,15 +199,7 @@ class _Parts:
     @cached_property
     def held_out(self) -> list[list[int]]:
         """Token ids of the held-out sentences."""
-        chosen = sentences.Sentences(self.run.folder("sentences")).take(self.held_out_sentences(), ["text"])
-        return tokens.encode(self.replay.model.tokenizer, chosen["text"].to_pylist(), self.recipe.corpus.max_tokens)
-
-    def held_out_sentences(self) -> NDArray[np.int64]:
-        """Numbers of the sentences that are read: as many as the recipe says, spread over all that validate."""
-        every = np.arange(len(sentences.Sentences(self.run.folder("sentences"))))
-        apart = every[prepare.is_validation(every, self.recipe.prepare.validation_fraction, self.recipe.seed)]
-        count = min(self.recipe.evaluate.sentences, len(apart))
-        return apart[np.arange(count) * len(apart) // max(count, 1)]
+        return held_out.token_ids(self.run, self.replay.model.tokenizer)
 
     def _validation(self) -> Iterator[Tensor]:
         return loader.validation(self.batches, BATCH)

@@ -15,7 +15,7 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from monosem import capture, progress
+from monosem import capture, finetune, progress
 from monosem.corpus import sentences
 from monosem.errors import RecipeError, StoreError
 from monosem.interpret import tables
@@ -26,7 +26,6 @@ from monosem.run import Run, Stage
 from monosem.sae import files
 from monosem.sae.autoencoder import Autoencoder
 from monosem.store import shards
-from monosem.train import loop
 
 STATE = "state.safetensors"
 SAVE_SECONDS = 60.0  # work that a crash may cost
@@ -42,7 +41,7 @@ def open_stage(run: Run) -> Stage:
     Raises:
         RunError: its files were made with another recipe.
     """
-    upstream = [capture.open_stage(run, run.recipe.hook_point), loop.open_stage(run)]
+    upstream = [capture.open_stage(run, run.recipe.hook_point), finetune.sae_stage(run)]
     return run.stage(run.folder("examples"), run.recipe.examples.fingerprint_part(), upstream)
 
 
@@ -60,7 +59,7 @@ def make(run: Run) -> Stage:
     if run.recipe.corpus.max_tokens > MOST_TOKENS:
         raise RecipeError(f"corpus.max_tokens = {run.recipe.corpus.max_tokens}: examples need at most {MOST_TOKENS}")
     activations = capture.open_stage(run, run.recipe.hook_point).require()
-    loop.open_stage(run).require()
+    finetune.sae_stage(run).require()
     if not {tables.EXAMPLES, tables.SENTENCES, tables.LATENTS} <= {shard.name for shard in stage.begin()}:
         stage.shards = []
         collector = _pass(run, stage.path / STATE, activations)
@@ -81,7 +80,7 @@ def _pass(run: Run, state: Path, activations: Stage) -> Collector:
     device = run.recipe.train.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    encoder = files.load(run.folder("sae") / "final", device)
+    encoder = files.load(run.sae_folder, device)
     if encoder.config.d != activations.manifest.counts["d"]:
         raise StoreError(
             f"{activations.path}: activations of width {activations.manifest.counts['d']} do not fit an SAE of width "

@@ -4,7 +4,7 @@ Sentences of equal or nearly equal length form one call of scaled_dot_product_at
 behind a sentence's end, where the causal mask keeps every token from seeing them, and never reach a linear layer.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -110,21 +110,27 @@ class PackedAttention:
 
     def attend(self, heads: Heads) -> Tensor:
         """Return `z [T, n_heads * head_dim]`."""
-        z = torch.empty_like(heads.queries, memory_format=torch.contiguous_format)
-        for group in self._groups:
-            grid = [part[group.rows].unflatten(0, (-1, group.length)).transpose(1, 2) for part in heads]
-            seen = causal_attention(*grid).transpose(1, 2).flatten(0, 1)
-            if isinstance(group.rows, slice) or group.filled is None:
-                z[group.rows] = seen
-            else:
-                z[group.rows[group.filled]] = seen[group.filled]
-        return z.flatten(1)
+        return by_group(self._groups, heads, causal_attention)
 
 
-def causal_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+def by_group(groups: Sequence[Group], heads: Heads, attention: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+    """Return `z [T, n_heads * head_dim]`: `attention`, such as `causal_attention`, of one group after the other."""
+    z = torch.empty_like(heads.queries, memory_format=torch.contiguous_format)
+    for group in groups:
+        grid = [part[group.rows].unflatten(0, (-1, group.length)).transpose(1, 2) for part in heads]
+        seen = attention(*grid).transpose(1, 2).flatten(0, 1)
+        if isinstance(group.rows, slice) or group.filled is None:
+            z[group.rows] = seen
+        else:
+            z[group.rows[group.filled]] = seen[group.filled]
+    return z.flatten(1)
+
+
+def causal_attention(queries: Tensor, keys: Tensor, values: Tensor, scale: float | None = None) -> Tensor:
     """Causal attention of `queries [S, n_heads, L, head_dim]` on `keys`, `values [S, n_kv_heads, L, head_dim]`.
 
     One call for each key head, which its query heads share as a view: letting the call repeat the keys costs half more.
+    `scale` of the products: None for 1 / sqrt(head_dim).
     """
     shared = queries.shape[1] // keys.shape[1]
     z = [
@@ -133,6 +139,7 @@ def causal_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
             keys[:, head, None].expand(-1, shared, -1, -1),
             values[:, head, None].expand(-1, shared, -1, -1),
             is_causal=True,
+            scale=scale,
         )
         for head in range(keys.shape[1])
     ]

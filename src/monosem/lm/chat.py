@@ -1,11 +1,12 @@
 """Conversations as token ids, in the format a model was trained on.
 
 Roles and closing marks are special tokens, put in by id; what people write stays text, so that nobody can end a turn by
-spelling its mark. Knows formats, not models: `chat_format` chooses by the special tokens of the vocabulary.
+spelling its mark. Knows formats, not models: `chat_format` chooses by the special tokens of the vocabulary. An answer
+ends at one of the tokenizer's `eos_ids`.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from monosem.errors import ModelError
@@ -16,7 +17,7 @@ class Message(NamedTuple):
     """One turn."""
 
     role: str
-    """`system`, `user` or `assistant`."""
+    """`system`, `user`, `assistant`, and with Llama 3 `ipython`: what a tool gave back."""
     content: str
 
 
@@ -27,7 +28,7 @@ class ChatFormat(Protocol):
         """Return the prompt's ids, up to where the assistant's next answer begins.
 
         Raises:
-            ModelError: the roles are out of order.
+            ModelError: a role is not known, or they are out of order.
         """
         ...
 
@@ -67,20 +68,56 @@ class ChatML:
         return [*ids, self._start, *self._tokenizer.encode("assistant\n")]
 
 
-_FORMATS = {("<|im_start|>", "<|im_end|>"): ChatML}
+class Llama3:
+    """`<|start_header_id|>role<|end_header_id|>\\n\\ncontent<|eot_id|>` for every turn, behind `<|begin_of_text|>`.
+
+    The same ids as `encode_dialog_prompt` of `llama_models.llama3.chat_format` gives.
+    """
+
+    def __init__(self, tokenizer: Tokenizer):
+        self._tokenizer = tokenizer
+        self._begin, self._start, self._end, self._close = (tokenizer.special[mark] for mark in _LLAMA3_MARKS)
+
+    def encode(self, messages: Sequence[Message]) -> list[int]:
+        check_roles(messages, asking=("user", "ipython"))
+        ids = [self._begin]
+        for turn in messages:
+            ids += [*self._header(turn.role), *self._tokenizer.encode(turn.content), self._close]
+        return ids + self._header("assistant")
+
+    def _header(self, role: str) -> list[int]:
+        return [self._start, *self._tokenizer.encode(role), self._end, *self._tokenizer.encode("\n\n")]
+
+
+_LLAMA3_MARKS = ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
+
+_FORMATS: dict[tuple[str, ...], Callable[[Tokenizer], ChatFormat]] = {
+    ("<|im_start|>", "<|im_end|>"): ChatML,  # first: Llamas tuned on ChatML keep Llama 3's tokens too
+    _LLAMA3_MARKS: Llama3,
+}
 """By the special tokens that give a format away."""
 
 _DEFAULT_SYSTEM = re.compile(r"'<\|im_start\|>system\n(.*?)<\|im_end\|>", re.DOTALL)
 
 
-def check_roles(messages: Sequence[Message]) -> None:
-    """Raise ModelError unless: a system message at most once, first; then user and assistant in turn, a user's last."""
+def check_roles(messages: Sequence[Message], asking: Sequence[str] = ("user",)) -> None:
+    """Check the order of roles: a system message at most once, first; then a user's, and answers by turns.
+
+    Args:
+        messages: the conversation, to be answered next.
+        asking: the roles that the assistant answers; a user begins.
+
+    Raises:
+        ModelError: a role is not known or not where it can be; a message is named by its number, from 0.
+    """
+    known = ("system", *asking, "assistant")
     spoken = messages[1:] if messages and messages[0].role == "system" else messages
+    before = len(messages) - len(spoken)
     for place, message in enumerate(spoken):
-        expected = ("user", "assistant")[place % 2]
-        if message.role != expected:
-            raise ModelError(
-                f"message {len(messages) - len(spoken) + place} is the {message.role}'s, expected {expected}"
-            )
+        if message.role not in known:
+            raise ModelError(f"message {before + place}: role {message.role!r} is not known; known: {', '.join(known)}")
+        expected = ("assistant",) if place % 2 else asking[: None if place else 1]
+        if message.role not in expected:
+            raise ModelError(f"message {before + place} is the {message.role}'s, expected {' or '.join(expected)}")
     if len(spoken) % 2 == 0:
-        raise ModelError("the conversation has to end with a message of the user")
+        raise ModelError(f"the conversation has to end with a message of the {' or '.join(asking)}")

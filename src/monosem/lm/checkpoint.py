@@ -13,6 +13,7 @@ from monosem.errors import ModelError
 from monosem.lm.folder import read_folder
 from monosem.lm.gguf_file import read_gguf
 from monosem.lm.llama import Llama
+from monosem.lm.meta_folder import read_meta
 from monosem.lm.tokenizer import Tokenizer
 from monosem.lm.weights import Checkpoint, fill
 
@@ -20,7 +21,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def load_model(path: Path, dtype: str = "float32", device: str | None = None) -> Llama:
-    """Load a model from a GGUF file or from a Hugging Face folder of safetensors.
+    """Load a model from a GGUF file, a Hugging Face folder of safetensors, or a folder as Meta publishes it.
 
     `device` None: the GPU where there is one.
 
@@ -50,9 +51,14 @@ def _reader(path: Path) -> Callable[[Path], Checkpoint]:
         return read_gguf
     if (path / "config.json").is_file():
         return read_folder
+    if (path / "params.json").is_file():
+        return read_meta
     if not path.exists():
-        raise ModelError(f"{path}: no such file or folder; give a .gguf file or a Hugging Face model folder")
-    raise ModelError(f"{path}: not a model; expected a .gguf file, or a folder with config.json and *.safetensors")
+        raise ModelError(f"{path}: no such file or folder; give a .gguf file or a model's folder")
+    raise ModelError(
+        f"{path}: not a model; expected a .gguf file, or a folder with config.json and *.safetensors (Hugging Face)"
+        " or with params.json and consolidated.*.pth (Meta)"
+    )
 
 
 def _check_tokenizer(path: Path, checkpoint: Checkpoint) -> None:

@@ -24,11 +24,15 @@ class Llama3Scaling:
     def stretch(self, frequencies: Tensor) -> Tensor:
         """Return the stretched `frequencies [head_dim / 2]`, radians a token; in fp32, as Meta's code has it."""
         wavelength = 2 * math.pi / frequencies
-        turns = self.original_context / wavelength
-        smooth = (turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
-        blend = ((1 - smooth) / self.factor + smooth) * frequencies
-        stretched = torch.where(turns < self.low_freq_factor, frequencies / self.factor, blend)
-        return torch.where(turns > self.high_freq_factor, frequencies, stretched)
+        longest = self.original_context / self.low_freq_factor
+        shortest = self.original_context / self.high_freq_factor
+        slowed = torch.where(wavelength > longest, frequencies / self.factor, frequencies)
+        smooth = (self.original_context / wavelength - self.low_freq_factor) / (
+            self.high_freq_factor - self.low_freq_factor
+        )
+        # In the order of Meta's operations: the last bit of a frequency is 5e-4 radians at position 8,192.
+        blend = (1 - smooth) * slowed / self.factor + smooth * slowed
+        return torch.where((wavelength >= shortest) & (wavelength <= longest), blend, slowed)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Hugging Face model folders: `config.json`, safetensors in one file or in shards, `tokenizer.json`."""
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from monosem.errors import ModelError
 from monosem.lm.config import Llama3Scaling, ModelConfig, RopeScaling
+from monosem.lm.json_file import read_json
 from monosem.lm.tokenizer import Tokenizer
 from monosem.lm.weights import Checkpoint
 
@@ -22,7 +22,7 @@ def read_folder(path: Path) -> Checkpoint:
     Raises:
         ModelError: a file is missing or damaged, or the model is not a Llama as it is known here.
     """
-    raw = _read_json(path / "config.json")
+    raw = read_json(path / "config.json")
     config = _config(path / "config.json", raw)
     shards = _shards(path)
     tokenizer = Tokenizer.from_file(path / "tokenizer.json", _eos_ids(path, raw), _chat_template(path))
@@ -55,6 +55,8 @@ def _config(path: Path, raw: Mapping[str, Any]) -> ModelConfig:
         )
     except KeyError as error:
         raise ModelError(f"{path}: {error.args[0]} is missing") from None
+    except (TypeError, ZeroDivisionError) as error:
+        raise ModelError(f"{path}: a value is not the number it should be ({error})") from None
 
 
 def _rope(raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -80,7 +82,7 @@ def _rope_scaling(path: Path, rope: Mapping[str, Any]) -> RopeScaling | None:
 def _shards(path: Path) -> list[Path]:
     """The safetensors files of a model, all of them there."""
     if (path / _INDEX).is_file():
-        shards = [path / name for name in sorted(set(_read_json(path / _INDEX).get("weight_map", {}).values()))]
+        shards = [path / name for name in sorted(set(read_json(path / _INDEX).get("weight_map", {}).values()))]
     else:
         shards = [path / "model.safetensors"]
     missing = [shard for shard in shards if not shard.is_file()]
@@ -103,7 +105,7 @@ def _tensors(shards: list[Path]) -> Iterator[tuple[str, Tensor]]:
 
 def _eos_ids(path: Path, raw: Mapping[str, Any]) -> list[int]:
     generation = path / "generation_config.json"
-    eos = (_read_json(generation) if generation.is_file() else raw).get("eos_token_id", raw.get("eos_token_id"))
+    eos = (read_json(generation) if generation.is_file() else raw).get("eos_token_id", raw.get("eos_token_id"))
     return eos if isinstance(eos, list) else [] if eos is None else [eos]
 
 
@@ -111,12 +113,5 @@ def _chat_template(path: Path) -> str | None:
     if (path / "chat_template.jinja").is_file():
         return (path / "chat_template.jinja").read_text(encoding="utf-8")
     settings = path / "tokenizer_config.json"
-    template = _read_json(settings).get("chat_template") if settings.is_file() else None
+    template = read_json(settings).get("chat_template") if settings.is_file() else None
     return template if isinstance(template, str) else None
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: cannot be read as JSON ({error})") from None

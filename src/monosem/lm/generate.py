@@ -27,6 +27,8 @@ class Sampling:
     top_p: float = 1.0
     """Draw from the fewest tokens that together have at least this probability (nucleus, arXiv 1904.09751)."""
     seed: int = 0
+    read_last: bool = False
+    """Also pass the last token of every row through the model, so that hooks see it. Changes no text."""
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -41,8 +43,8 @@ class Step(NamedTuple):
     """One new token for every row that has not ended."""
 
     rows: list[int]
-    """Indices of the prompts. The next pass reads one token of each row that has not ended, in this order: so hooks
-    see their activations."""
+    """Indices of the prompts. The next pass reads one token of each row that has not ended (with `Sampling.read_last`,
+    of every row), in this order: so hooks see their activations."""
     ids: list[int]
     """The new token of each of `rows`."""
     ended: list[bool]
@@ -81,15 +83,7 @@ def generate(
     model: Generator, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int] | None = None
 ) -> Iterator[Step]:
     """Continue `prompts`; see `monosem.lm.protocol.LanguageModel.generate`."""
-    room = model.config.context_length - sampling.max_new_tokens
-    for row, prompt in enumerate(prompts):
-        if not len(prompt):
-            raise ModelError(f"prompt {row} is empty")
-        if len(prompt) > room:
-            raise ModelError(
-                f"prompt {row} has {len(prompt)} tokens; with {sampling.max_new_tokens} new ones at most "
-                f"{max(room, 0)} fit the context of {model.config.context_length}"
-            )
+    check_prompts(prompts, sampling, model.config.context_length)
     if seeds is not None and len(seeds) != len(prompts):
         raise ModelError(f"{len(seeds)} seeds for {len(prompts)} prompts; give one for each")
     if not prompts:
@@ -100,6 +94,19 @@ def generate(
     return _steps(decoder, Packed.pack(prompts).to(model.device), sampler, frozenset(model.tokenizer.eos_ids))
 
 
+def check_prompts(prompts: Sequence[Sequence[int]], sampling: Sampling, context_length: int) -> None:
+    """Raise ModelError for a prompt that is empty, or that leaves no room for the new tokens in the context."""
+    room = context_length - sampling.max_new_tokens
+    for row, prompt in enumerate(prompts):
+        if not len(prompt):
+            raise ModelError(f"prompt {row} is empty")
+        if len(prompt) > room:
+            raise ModelError(
+                f"prompt {row} has {len(prompt)} tokens; with {sampling.max_new_tokens} new ones at most "
+                f"{max(room, 0)} fit the context of {context_length}"
+            )
+
+
 def _steps(decoder: Decoder, prompts: Packed, sampler: "Sampler", eos_ids: frozenset[int]) -> Iterator[Step]:
     rows = list(range(prompts.n_sentences))
     logits = decoder.begin(prompts)
@@ -108,15 +115,17 @@ def _steps(decoder: Decoder, prompts: Packed, sampler: "Sampler", eos_ids: froze
         ids = chosen.tolist()
         ended = [left == 0 or token in eos_ids for token in ids]
         yield Step(rows, ids, ended)
+        going = torch.tensor([place for place, end in enumerate(ended) if not end], device=chosen.device)
+        if sampler.sampling.read_last:
+            logits = decoder.step(chosen)
+        if not len(going):
+            return
         if any(ended):
-            going = [place for place, end in enumerate(ended) if not end]
-            if not going:
-                return
-            rows = [rows[place] for place in going]
-            kept = torch.tensor(going, device=chosen.device)
-            decoder.keep(kept)
-            chosen = chosen[kept]
-        logits = decoder.step(chosen)
+            rows = [rows[place] for place in going.tolist()]
+            decoder.keep(going)
+            chosen, logits = chosen[going], logits[going]
+        if not sampler.sampling.read_last:
+            logits = decoder.step(chosen)
 
 
 class Sampler:

@@ -1,6 +1,6 @@
 """GGUF files of the llama architecture: metadata, tokenizer, and weights dequantised one by one.
 
-GGUF keeps the q and k rows of a head as interleaved pairs; they are put back into Hugging Face's two halves here.
+GGUF keeps the q and k rows of a head as interleaved pairs; they leave here in Hugging Face's two halves.
 """
 
 import re
@@ -12,9 +12,9 @@ from torch import Tensor
 
 from monosem.errors import ModelError
 from monosem.lm.config import ModelConfig, RopeDivisors
-from monosem.lm.gguf_header import Header, read_header
+from monosem.lm.gguf_header import Header, StoredTensor, read_header
 from monosem.lm.tokenizer import Tokenizer
-from monosem.lm.weights import Checkpoint
+from monosem.lm.weights import Checkpoint, rotary_halves
 
 _NAMES = {
     "token_embd": "model.embed_tokens",
@@ -72,19 +72,15 @@ def _config(path: Path, header: Header) -> ModelConfig:
 
 def _tensors(header: Header, config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
     for name, tensor in header.tensors.items():
-        if name == _ROPE:
-            continue
-        weight = torch.from_numpy(tensor.dequantise())
-        if ".attn_q." in name:
-            weight = _halves(weight, config.n_heads)
-        elif ".attn_k." in name:
-            weight = _halves(weight, config.n_kv_heads)
-        yield _hugging_face_name(name), weight
+        if name != _ROPE:
+            yield _hugging_face_name(name), _weight(name, tensor, config)
 
 
-def _halves(weight: Tensor, n_heads: int) -> Tensor:
-    """From interleaved rotary pairs to two halves, within each head's rows of `weight [heads * head_dim, d]`."""
-    return weight.unflatten(0, (n_heads, -1, 2)).transpose(1, 2).reshape(weight.shape)
+def _weight(name: str, tensor: StoredTensor, config: ModelConfig) -> Tensor:
+    weight = torch.from_numpy(tensor.dequantise())
+    if ".attn_q." in name:
+        return rotary_halves(weight, config.n_heads)
+    return rotary_halves(weight, config.n_kv_heads) if ".attn_k." in name else weight
 
 
 def _hugging_face_name(name: str) -> str:

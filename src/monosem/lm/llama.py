@@ -21,6 +21,8 @@ from monosem.lm.generate import Sampling, Step, generate
 from monosem.lm.hookpoints import HookPoint
 from monosem.lm.hooks import Hook, Hooks, Watcher, stack
 from monosem.lm.packed import Packed
+from monosem.lm.products import Products
+from monosem.lm.tail import Divergence, kl_gradient
 from monosem.lm.tokenizer import Tokenizer
 
 Attend = Callable[[int, Tensor], Tensor]
@@ -51,14 +53,14 @@ class Block(nn.Module):
         self.gate_up = _weight(2 * f, d)
         self.down = _weight(d, f)
 
-    def mlp(self, x: Tensor) -> Tensor:
+    def mlp(self, x: Tensor, product: Products) -> Tensor:
         """SwiGLU (arXiv 2002.05202)."""
-        gate, up = F.linear(x, self.gate_up).chunk(2, dim=-1)
-        return F.linear(F.silu(gate, inplace=True).mul_(up), self.down)
+        gate, up = product(x, self.gate_up).chunk(2, dim=-1)
+        return product(F.silu(gate, inplace=True).mul_(up), self.down)
 
 
 class Llama(nn.Module):
-    """A Llama-architecture model; its methods are described in `monosem.lm.protocol.LanguageModel`."""
+    """A Llama-architecture model; its methods are described in `monosem.lm.protocol.DifferentiableModel`."""
 
     def __init__(self, config: ModelConfig, tokenizer: Tokenizer, name: str = "llama"):
         super().__init__()
@@ -70,6 +72,7 @@ class Llama(nn.Module):
         self.norm = _weight(config.d_model)
         self.head = None if config.tied else _weight(config.vocab_size, config.d_model)
         self._hooks: Hooks = {}
+        self._product = Products()
 
     @property
     def device(self) -> torch.device:
@@ -98,6 +101,9 @@ class Llama(nn.Module):
     def resume(self, hook_point: str, activations: Tensor, packed: Packed) -> Tensor:
         return self.unembed(drive(self._begun(self._checked(packed), (hook_point, activations)), self._watcher()))
 
+    def kl_gradient(self, hook_point: str, x: Tensor, x_hat: Tensor, packed: Packed) -> Divergence:
+        return kl_gradient(self, hook_point, x, x_hat, self._checked(packed))
+
     @contextlib.contextmanager
     def hooks(self, hooks: Mapping[str, Hook]) -> Iterator[None]:
         outer = self._hooks
@@ -125,26 +131,26 @@ class Llama(nn.Module):
 
     def unembed(self, x: Tensor) -> Tensor:
         """Return the logits `[T, vocab]`, fp32, of `x [T, d]` as `{last}.resid_post.norm` has it."""
-        return F.linear(x, self.embed if self.head is None else self.head).float()
+        return self._product(x, self.embed if self.head is None else self.head).float()
 
     def _walk(self, start: HookPoint, x: Tensor, attend: Attend) -> Walk:
         """Pass through the model from a residual point between blocks, where `x [T, d]` is, to the last norm.
 
         Points are visited under their canonical names.
         """
-        eps = self.config.norm_eps
+        eps, product = self.config.norm_eps, self._product
         first = start.layer + (start.site == "resid_post")
         x = yield Visit(start, x)
         for layer in range(first, self.config.n_layers):
             block = cast(Block, self.blocks[layer])
             before = HookPoint(layer, "resid_pre").canonical
             normed = yield Visit(before.normed, rms_norm(x, block.attn_norm, eps))
-            z = yield Visit(HookPoint(layer, "z"), attend(layer, F.linear(normed, block.qkv)))
-            out = yield Visit(HookPoint(layer, "attn_out"), F.linear(z, block.out))
+            z = yield Visit(HookPoint(layer, "z"), attend(layer, product(normed, block.qkv)))
+            out = yield Visit(HookPoint(layer, "attn_out"), product(z, block.out))
             middle = HookPoint(layer, "resid_mid")
             x = yield Visit(middle, x.add_(out))
             normed = yield Visit(middle.normed, rms_norm(x, block.mlp_norm, eps))
-            out = yield Visit(HookPoint(layer, "mlp_out"), block.mlp(normed))
+            out = yield Visit(HookPoint(layer, "mlp_out"), block.mlp(normed, product))
             x = yield Visit(HookPoint(layer, "resid_post"), x.add_(out))
         return (yield Visit(HookPoint(self.config.n_layers - 1, "resid_post", norm=True), rms_norm(x, self.norm, eps)))
 

@@ -1,11 +1,12 @@
 """What the rest of the house asks of a language model, whoever implements it.
 
-`Llama` is ours; any other causal LM stands behind the same protocol. All of it is inference: no gradient is kept.
+`Llama` is ours; any other causal LM stands behind the same protocol. All of it is inference, but for the one gradient
+that a `DifferentiableModel` gives besides; no weight of a model ever has one.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from monosem.lm.config import ModelConfig
 from monosem.lm.generate import Sampling, Step
 from monosem.lm.hooks import Hook
 from monosem.lm.packed import Packed
+from monosem.lm.tail import Divergence
 from monosem.lm.tokenizer import Tokenizer
 
 
@@ -77,5 +79,24 @@ class LanguageModel(Protocol):
 
         Raises:
             ModelError: at once, for an empty prompt or one that leaves no room for the new tokens in the context.
+        """
+        ...
+
+
+@runtime_checkable
+class DifferentiableModel(LanguageModel, Protocol):
+    """A language model that says how activations would have to change for its predictions to change less."""
+
+    def kl_gradient(self, hook_point: str, x: Tensor, x_hat: Tensor, packed: Packed) -> Divergence:
+        """Return KL(clean || edited) of the next token's distribution, and its gradient `[T, width]` at the hook point.
+
+        Hooks that are active take no part in what follows the hook point.
+
+        Args:
+            x: `[T, width]` the clean activations there.
+            x_hat: `[T, width]` those of the edited pass.
+
+        Raises:
+            ModelError: the hook point does not exist or has no gradient, a shape differs, or a sentence is too long.
         """
         ...

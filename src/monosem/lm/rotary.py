@@ -25,3 +25,8 @@ class Rotation:
         second.mul_(self._cos).addcmul_(first, self._sin)
         first.copy_(turned)
         return heads
+
+    def turned(self, heads: Tensor) -> Tensor:
+        """`turn_` into a new tensor, for passes that keep gradients."""
+        first, second = heads.chunk(2, dim=-1)
+        return torch.cat([first * self._cos - second * self._sin, second * self._cos + first * self._sin], dim=-1)

@@ -1,8 +1,16 @@
-"""From a name to a language model in memory, and from a prompt to text: the short way for scripts and stages."""
+"""From a name to a language model in memory, and from a prompt to text: the short way for scripts and stages.
+
+A Llama is read into our own model; what else transformers can run goes behind the same protocol (`huggingface`).
+"""
+
+from pathlib import Path
 
 from monosem import assets
-from monosem.lm import checkpoint
+from monosem.errors import ModelError
+from monosem.lm import checkpoint, huggingface
 from monosem.lm.generate import Sampling, collect
+from monosem.lm.gguf_header import read_header
+from monosem.lm.json_file import read_json
 from monosem.lm.protocol import LanguageModel
 from monosem.lm.tokenizer import Tokenizer
 from monosem.recipe import ModelRecipe
@@ -21,7 +29,12 @@ def load_model(source: str, dtype: str = "float32", device: str | None = None) -
         AssetError: its files cannot be had.
         ModelError: they are not a model that monosem reads.
     """
-    return checkpoint.load_model(assets.resolve(source).path, dtype, device)
+    path = assets.resolve(source).path
+    if dtype not in checkpoint.DTYPES:
+        raise ModelError(f"dtype {dtype!r} is not known; known: {', '.join(checkpoint.DTYPES)}")
+    if is_llama(path):
+        return checkpoint.load_model(path, dtype, device)
+    return huggingface.load_model(path, checkpoint.DTYPES[dtype], device)
 
 
 def open_model(recipe: ModelRecipe) -> LanguageModel:
@@ -31,7 +44,21 @@ def open_model(recipe: ModelRecipe) -> LanguageModel:
 
 def open_tokenizer(recipe: ModelRecipe) -> Tokenizer:
     """The tokenizer of the language model that a recipe names, without its weights; raises as `load_model`."""
-    return checkpoint.load_tokenizer(assets.resolve(recipe.source).path)
+    path = assets.resolve(recipe.source).path
+    return checkpoint.load_tokenizer(path) if is_llama(path) else huggingface.load_tokenizer(path)
+
+
+def is_llama(path: Path) -> bool:
+    """Whether the files at `path` are for our own model to read, or to refuse. Weights are not touched.
+
+    Raises:
+        ModelError: the file that would tell is damaged.
+    """
+    if path.is_file() and path.suffix == ".gguf":
+        return read_header(path).fields.get("general.architecture") == "llama"
+    if (path / "config.json").is_file():
+        return read_json(path / "config.json").get("model_type") == "llama"
+    return True
 
 
 def complete(model: LanguageModel, prompt: str, sampling: Sampling | None = None) -> str:
@@ -40,6 +67,6 @@ def complete(model: LanguageModel, prompt: str, sampling: Sampling | None = None
     Raises:
         ModelError: the prompt is empty or too long.
     """
-    ids = model.tokenizer.encode(prompt)
+    ids = model.tokenizer.encode_prompt(prompt)
     (new,) = collect(model.generate([ids], sampling or Sampling()), rows=1)
     return model.tokenizer.decode(new)

@@ -1,7 +1,8 @@
 """Text to token ids and back, over the Hugging Face `tokenizers` library.
 
-Built from a `tokenizer.json` or from the vocabulary and merges inside a GGUF file. No beginning-of-sequence token is
-ever added, and the spelling of a special token in plain text stays text, unless asked for.
+Built from a `tokenizer.json`, from the vocabulary and merges inside a GGUF file, or by `tiktoken_file`. No
+beginning-of-sequence token is ever added, and the spelling of a special token in plain text stays text, unless asked
+for.
 """
 
 import re
@@ -10,17 +11,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import tokenizers
-from tokenizers import Regex, decoders, models, pre_tokenizers
 
 from monosem.errors import ModelError
+from monosem.lm.byte_level import BYTES, SPLITS, byte_level_bpe
+from monosem.lm.sentencepiece import SPACE
 
 _ENDS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "<|eom_id|>", "</s>")
 """Special tokens that close a text, in the vocabularies of the models that are known."""
-
-_LLAMA3_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 
 
 class TokenSpans(NamedTuple):
@@ -42,6 +39,7 @@ class Tokenizer:
         special: Mapping[str, int],
         eos_ids: Sequence[int] = (),
         chat_template: str | None = None,
+        bos_id: int | None = None,
     ):
         """`special`: spelling -> id of the tokens that are never found in plain text."""
         backend.encode_special_tokens = True
@@ -55,6 +53,8 @@ class Tokenizer:
         ends = [special[token] for token in _ENDS if token in special]
         self.eos_ids = tuple(dict.fromkeys([*eos_ids, *ends]))
         """Tokens that close a text."""
+        self.bos_id = bos_id
+        """The token that the model expects before a text, where it expects one; only `encode_prompt` adds it."""
         self.vocab_size = max(
             backend.get_vocab_size(with_added_tokens=True), max(self.special.values(), default=-1) + 1
         )
@@ -72,25 +72,22 @@ class Tokenizer:
         kind, split = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre")
         if kind != "gpt2":
             raise ModelError(f"{source}: tokenizer model {kind!r} is not known; 'gpt2' (byte-level BPE) is")
-        if split not in _PRE_TOKENIZERS:
-            raise ModelError(
-                f"{source}: pre-tokenizer {split!r} is not known; known: {', '.join(sorted(_PRE_TOKENIZERS))}"
-            )
+        if split not in SPLITS:
+            raise ModelError(f"{source}: pre-tokenizer {split!r} is not known; known: {', '.join(sorted(SPLITS))}")
         tokens: list[str] = fields["tokenizer.ggml.tokens"]  # pyright: ignore[reportAssignmentType]
         kinds: list[int] = fields["tokenizer.ggml.token_type"]  # pyright: ignore[reportAssignmentType]
         merges: list[str] = fields["tokenizer.ggml.merges"]  # pyright: ignore[reportAssignmentType]
         vocab = {token: index for index, token in enumerate(tokens)}
         pairs = [(left, right) for left, right in (merge.split(" ") for merge in merges)]
         # llama.cpp looks a whole word up before it merges for the llama-bpe family, as tiktoken does.
-        backend = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=pairs, ignore_merges=split == "llama-bpe"))
-        backend.pre_tokenizer = _PRE_TOKENIZERS[str(split)]
-        backend.decoder = decoders.ByteLevel()
+        backend = byte_level_bpe(vocab, pairs, split=str(split), whole_words=split == "llama-bpe")
         special = {
             token: index for index, (token, kind) in enumerate(zip(tokens, kinds, strict=True)) if kind == _CONTROL
         }
         eos = fields.get("tokenizer.ggml.eos_token_id")
         template = fields.get("tokenizer.chat_template")
-        return cls(backend, special, [int(str(eos))] if eos is not None else [], str(template) if template else None)
+        ends = [int(str(eos))] if eos is not None else []
+        return cls(backend, special, ends, str(template) if template else None, _gguf_bos(fields))
 
     @classmethod
     def from_file(cls, path: Path, eos_ids: Sequence[int] = (), chat_template: str | None = None) -> "Tokenizer":
@@ -106,7 +103,7 @@ class Tokenizer:
         except Exception as error:  # the library raises bare Exception
             raise ModelError(f"{path}: not a tokenizer.json: {error}") from None
         special = {token.content: index for index, token in backend.get_added_tokens_decoder().items() if token.special}
-        return cls(backend, special, eos_ids, chat_template)
+        return cls(backend, special, eos_ids, chat_template, _bos_of(backend))
 
     def encode(self, text: str, special: bool = False) -> list[int]:
         """Return the ids of `text`. With `special`, spellings of special tokens become these tokens."""
@@ -118,6 +115,14 @@ class Tokenizer:
             ids += [*self.encode(text[end : found.start()]), self.special[found.group()]]
             end = found.end()
         return ids + self.encode(text[end:])
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Return the ids of a text that the model is to go on with: behind `bos_id`, where there is one.
+
+        Sentences that are read for their activations stay without it: latents are to carry meaning, not position.
+        """
+        ids = self.encode(text)
+        return ids if self.bos_id is None or not ids or ids[0] == self.bos_id else [self.bos_id, *ids]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of each text, encoded on all cores."""
@@ -137,14 +142,16 @@ class Tokenizer:
         return [self._piece(token) for token in ids]
 
     def _piece(self, token: int) -> str:
-        text = self.decode([token])
+        text, spelled = self.decode([token]), self._backend.id_to_token(token) or ""
         if "\ufffd" not in text:
-            return text
-        spelled = self._backend.id_to_token(token) or ""
-        if not set(spelled) <= _BYTES.keys():
+            # SentencePiece's decoder takes the space from the first piece of a text, and here every piece is one
+            return f" {text}" if spelled.startswith(SPACE) and not text.startswith(" ") else text
+        if _BYTE_PIECE.fullmatch(spelled):
+            return f"<{spelled[3:]}"
+        if not set(spelled) <= BYTES.keys():
             return text
         return "".join(
-            chr(byte) if byte < 0x80 else f"<{byte:02X}>" for byte in (_BYTES[character] for character in spelled)
+            chr(byte) if byte < 0x80 else f"<{byte:02X}>" for byte in (BYTES[character] for character in spelled)
         )
 
     def stream(self) -> "StreamDecoder":
@@ -166,8 +173,9 @@ class StreamDecoder:
         fresh = self._fresh()
         if fresh.endswith("\ufffd"):
             return ""
-        self._ids = self._ids[-1:]
-        self._context = 1
+        # what was handed out, whole: the last byte of a character is no context for the bytes of the next
+        self._ids = self._ids[self._context :]
+        self._context = len(self._ids)
         return fresh
 
     def close(self) -> str:
@@ -182,32 +190,17 @@ class StreamDecoder:
 
 
 _CONTROL = 3  # gguf.TokenType.CONTROL
+_BYTE_PIECE = re.compile("<0x[0-9A-F]{2}>")  # SentencePiece's spelling of a byte
 
 
-def _split(pattern: str) -> pre_tokenizers.PreTokenizer:
-    return pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(pattern), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+def _bos_of(backend: tokenizers.Tokenizer) -> int | None:
+    """The token that a tokenizer.json's own post-processor puts before a text."""
+    whole, bare = (backend.encode("a", add_special_tokens=added).ids for added in (True, False))
+    return whole[0] if whole[:1] != bare[:1] else None
 
 
-_PRE_TOKENIZERS: dict[str, pre_tokenizers.PreTokenizer] = {
-    "gpt-2": pre_tokenizers.ByteLevel(add_prefix_space=False),
-    "smollm": pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    ),
-    "llama-bpe": _split(_LLAMA3_SPLIT),
-}
-"""By the name in `tokenizer.ggml.pre`."""
-
-
-def _byte_alphabet() -> dict[str, int]:
-    """The byte behind each character of a byte-level vocabulary (GPT-2): printable Latin-1 stands for itself."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
-
-
-_BYTES = _byte_alphabet()
+def _gguf_bos(fields: Mapping[str, object]) -> int | None:
+    """The token before a text; files of the llama-bpe kind need not ask for it, llama.cpp adds it to all of them."""
+    asked = fields.get("tokenizer.ggml.add_bos_token", fields["tokenizer.ggml.pre"] == "llama-bpe")
+    bos = fields.get("tokenizer.ggml.bos_token_id")
+    return int(str(bos)) if asked and bos is not None else None

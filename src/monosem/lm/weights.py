@@ -26,6 +26,16 @@ class Checkpoint(NamedTuple):
     """Names and rotary layout as in Hugging Face's Llama: `model.layers.0.self_attn.q_proj.weight [out, in]`."""
 
 
+def rotary_halves(weight: Tensor, n_heads: int) -> Tensor:
+    """Put interleaved rotary pairs into two halves, within each head's rows of `weight [heads * head_dim, d]`.
+
+    GGUF files and Meta's keep the q and k rows of a head as pairs.
+    """
+    if weight.dim() != 2 or weight.shape[0] % (2 * n_heads):
+        return weight  # refused by its shape
+    return weight.unflatten(0, (n_heads, -1, 2)).transpose(1, 2).reshape(weight.shape)
+
+
 def fill(model: Llama, tensors: Iterator[tuple[str, Tensor]], source: str) -> None:
     """Copy `tensors`, one at a time, into `model`.
 
@@ -42,6 +52,7 @@ def fill(model: Llama, tensors: Iterator[tuple[str, Tensor]], source: str) -> No
         if tensor.shape != place.shape:
             raise ModelError(f"{source}: tensor {name} has shape {list(tensor.shape)}, expected {list(place.shape)}")
         place.copy_(tensor)
+        del tensor  # before the next one is made
     if places:
         raise ModelError(
             f"{source}: tensor {next(iter(places))} is missing, {len(places)} in all; is the download whole?"

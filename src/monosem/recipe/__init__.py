@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from monosem.errors import RecipeError
 from monosem.recipe.data import CaptureRecipe, CorpusRecipe, ModelRecipe, PrepareRecipe
+from monosem.recipe.finetune import FinetuneRecipe
 from monosem.recipe.reading import (
     AGGREGATIONS,
     Aggregation,
@@ -34,6 +35,7 @@ __all__ = [
     "EvaluateRecipe",
     "ExamplesRecipe",
     "ExplainRecipe",
+    "FinetuneRecipe",
     "ModelRecipe",
     "PrepareRecipe",
     "Recipe",
@@ -60,6 +62,7 @@ class Recipe(Section):
     prepare: PrepareRecipe = PrepareRecipe()
     sae: SaeRecipe = SaeRecipe()
     train: TrainRecipe = TrainRecipe()
+    finetune: FinetuneRecipe = FinetuneRecipe()
     examples: ExamplesRecipe = ExamplesRecipe()
     explain: ExplainRecipe = ExplainRecipe()
     evaluate: EvaluateRecipe = EvaluateRecipe()

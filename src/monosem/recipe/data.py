@@ -48,8 +48,8 @@ class CaptureRecipe(Section):
 
     hook_points: tuple[str, ...] = ("20.resid_post",)
     """`{layer}.{resid_pre|resid_mid|resid_post|attn_out|mlp_out|z}`, `.norm` after it for the normalised value."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
-    """Number format on disk."""
+    dtype: Literal["float32", "bfloat16", "float16", "int8"] = "bfloat16"
+    """Number format on disk. int8: half the bytes, around a centre, a scale for every 64 values."""
     shard_mb: Count = 512
     """Aimed-at size of one shard of one hook point, MiB."""
     batch_tokens: Count = 2048
@@ -58,6 +58,9 @@ class CaptureRecipe(Section):
     """Drop the activation of every sentence's first token."""
     max_norm_ratio: float = Field(default=10.0, ge=0)
     """Drop activations whose norm exceeds this multiple of the median norm (attention sinks). 0: keep all."""
+    source: str | None = Field(default=None, json_schema_extra=OPERATIONAL)
+    """Path or fsspec URL (`s3://bucket/demo/activations`) of the same activations, captured elsewhere: a folder of hook
+    points, plain or packed. Their shards stay there and are fetched as they are read. None: capture them."""
 
 
 class PrepareRecipe(Section):
@@ -71,3 +74,9 @@ class PrepareRecipe(Section):
     """Size of one shuffled shard, MiB; each is shuffled in memory."""
     workers: int = Field(default=0, ge=0, json_schema_extra=OPERATIONAL)
     """Threads. 0: one per core."""
+    consume: bool = Field(default=False, json_schema_extra=OPERATIONAL)
+    """Delete each shard of activations once its rows are sorted: one copy less on the disk. `examples` then needs them
+    captured again."""
+    source: str | None = Field(default=None, json_schema_extra=OPERATIONAL)
+    """Path or fsspec URL (`s3://bucket/demo/batches`) of the same batches, prepared elsewhere: a folder of hook points,
+    plain or packed. Their shards stay there and are fetched as they are read. None: make them here."""

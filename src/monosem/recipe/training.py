@@ -23,13 +23,14 @@ class SaeRecipe(Section):
     """Matryoshka: the first so many latents must reconstruct by themselves too, as in `[1024, 4096]`."""
     normalisation: Literal["layer", "dataset", "none"] = "layer"
     """`layer`: every vector to mean 0, std 1; `dataset`: centred by the store's mean, E|x|^2 = d; `none`."""
-    encoder_norm: float = Field(default=1.0, gt=0)
-    """Norm of the encoder's rows at the start, the decoder's being 1. 1: the reference's; 0.3 learns faster."""
+    encoder_norm: float | None = Field(default=None, gt=0)
+    """Norm of the encoder's rows at the start, the decoder's being 1. On language models 0.3 learns faster than 1, the
+    reference's. None: 1 for topk and abstopk, 0.3 for the others."""
 
     b_pre: Literal["mean", "geometric_median", "zero"] = "mean"
     """Start of the shared bias: the mean of the activations, or their geometric median, which outliers move less."""
-    threshold: float = Field(default=0.1, gt=0)
-    """Start of the thresholds of `jumprelu`, in pre-activations."""
+    threshold: float | None = Field(default=None, gt=0)
+    """Start of the thresholds of `jumprelu`, in pre-activations. None: what `k` latents of the first batch exceed."""
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> "SaeRecipe":
@@ -94,10 +95,12 @@ class TrainRecipe(Section):
     """c of `tanh(c * value)`."""
     silent_coefficient: float = Field(default=0.0, ge=0)
     """Weight of relu(threshold - pre-activation), which draws silent latents up (jumprelu); 3e-6 is usual."""
-    bandwidth: float = Field(default=2.0, gt=0)
-    """Width of the straight-through estimator of `jumprelu`, in pre-activations."""
+    bandwidth: float = Field(default=1.0, gt=0, le=2)
+    """Width of the straight-through estimator of `jumprelu`, as a share of the threshold."""
     threshold_rate: float = Field(default=10.0, gt=0)
     """Learning rate of `jumprelu`'s thresholds (their logarithms), as a multiple of `lr`."""
+    bias_rate: float | None = Field(default=None, gt=0)
+    """Learning rate of the encoder's biases, as a multiple of `lr`. None: 10 for relu, 1 for the others."""
     decoder_norm: Literal["unit", "free"] = "unit"
     """`free`: decoder rows keep norms of their own, which the penalty counts (relu, jumprelu); folded in at the end."""
     resample: tuple[Fraction, ...] = ()
@@ -134,6 +137,11 @@ class TrainRecipe(Section):
     """`auto`, `cpu`, `cuda`, `cuda:1`."""
     wandb: Literal["off", "offline", "online"] = Field(default="off", json_schema_extra=OPERATIONAL)
     """Send the metrics to Weights & Biases as well."""
+
+    @property
+    def dead_window(self) -> int:
+        """Activations of silence that make a latent dead."""
+        return self.dead_tokens if self.dead_steps is None else self.dead_steps * self.batch
 
     @model_validator(mode="after")
     def _rates_fit(self) -> "TrainRecipe":

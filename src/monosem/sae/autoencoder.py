@@ -15,10 +15,12 @@ from monosem.errors import SaeError
 from monosem.kernels import Pattern, Workspace, choose
 from monosem.sae.codes import Codes, padded
 from monosem.sae.initialise import Statistics, block_orthogonal
-from monosem.sae.sparsity import Encoder, Selection, make_sparsity
+from monosem.sae.sparsity import Encoder, Selection, exceeded, make_sparsity
 
 Normalisation = Literal["layer", "dataset", "none"]
 LAYER_EPS = 1e-6
+START_ROWS = 256
+SMALLEST_START = 1e-3
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ class Autoencoder(nn.Module):
         generator: decides the initial dictionary: block-orthogonal unit rows, the encoder parallel to the decoder
             (W_enc = encoder_norm * W_dec, both [n, d]), no biases. Without one the weights are left unset.
         statistics: of the store; needed by and only by `dataset` normalisation.
-        threshold: start of every latent's threshold, for `jumprelu`.
+        threshold: start of every latent's threshold, for `jumprelu`. None: `start_thresholds` sets it.
         encoder_norm: norm of the encoder's rows at the start. The k chosen rows overlap, so that a smaller one than the
             decoder's overshoots less.
         b_pre: [d] start of the shared bias, in normalised space (the mean or the geometric median of normalised
@@ -123,7 +125,7 @@ class Autoencoder(nn.Module):
         statistics: Statistics | None = None,
         b_pre: Tensor | None = None,
         encoder_norm: float = 1.0,
-        threshold: float = 0.1,
+        threshold: float | None = 0.1,
     ) -> None:
         super().__init__()
         if (config.normalisation == "dataset") != (statistics is not None):
@@ -142,7 +144,9 @@ class Autoencoder(nn.Module):
         self.b_pre = nn.Parameter(torch.zeros(config.d) if b_pre is None else b_pre.detach().float().clone())
         self.log_threshold = None
         if config.sparsity == "jumprelu":
-            self.log_threshold = nn.Parameter(torch.full((config.n,), float(threshold)).log())
+            self.log_threshold = nn.Parameter(
+                torch.full((config.n,), torch.nan if threshold is None else threshold).log()
+            )
         # batchtopk: what a pre-activation must exceed outside of training; follows the batches
         self.register_buffer("threshold", torch.zeros(()) if config.sparsity == "batchtopk" else None)
         stats = statistics or Statistics(torch.zeros(config.d), 1.0)
@@ -213,6 +217,18 @@ class Autoencoder(nn.Module):
         self.b_enc *= norms
         if self.log_threshold is not None:
             self.log_threshold += norms.log()
+
+    @torch.no_grad()
+    def start_thresholds(self, z: Tensor) -> None:
+        """Set thresholds that have none yet so that k latents of a vector of `z [B, d]`, normalised, are active.
+
+        From lower ones training would spend its first part on a dense dictionary, and hardly recover from it.
+        """
+        if self.log_threshold is None or not bool(self.log_threshold.isnan().any()):
+            return
+        rows = min(START_ROWS, len(z))
+        sample = z[torch.arange(rows, device=z.device) * len(z) // rows]
+        self.log_threshold.fill_(max(exceeded(sample, self.encoder(), self.config.k), SMALLEST_START)).log_()
 
     def encoder(self) -> Encoder:
         """The encoder's weights outside autograd, thresholds as they are compared with."""

@@ -5,6 +5,7 @@ the vectors, and of the two large matrices as codes and vectors. A batch may com
 activations that shares the whole batch's total variance. Knows nothing of optimizers.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -33,6 +34,21 @@ class Objective:
     """Latents are selected in float32 even where bfloat16 is faster."""
 
 
+class Term(NamedTuple):
+    """A term of the loss that is measured elsewhere, on the reconstruction."""
+
+    loss: float
+    gradient: Tensor
+    """[B, d_out] of `loss`, with respect to the reconstruction."""
+
+
+Further = Callable[[Tensor, float], Term]
+"""`further(error [B, d_out], main)`: a term of the SAE's own reconstruction, which is the target plus `error`.
+
+`main` is its squared error over the total variance. `error` belongs to the objective: it is read, not kept.
+"""
+
+
 class Batch(NamedTuple):
     """A batch or a part of one, and what the whole batch decides."""
 
@@ -44,6 +60,8 @@ class Batch(NamedTuple):
     """Total variance of the whole batch's target."""
     share: float = 1.0
     """Of the whole batch, that is here."""
+    further: Further | None = None
+    """One more term of the loss. It cannot be told from a part of a batch what it is on the whole."""
 
 
 class Losses(NamedTuple):
@@ -59,6 +77,8 @@ class Losses(NamedTuple):
     """With its coefficient."""
     squared: float
     """Squared error."""
+    further: float = 0.0
+    """The term measured elsewhere; 0 when there is none."""
 
 
 class Gradients(NamedTuple):
@@ -125,7 +145,8 @@ def gradients(
     output = _errors(partial, batch, objective.nested)
     aux = _auxk(sae, objective.aux, batch, output.main, dead, signed=sparsity.signed, workspace=workspace)
     main, nested = _squared(output, objective.nested)
-    d_output = _d_output(output.all, batch.variance, objective.nested)
+    further = None if batch.further is None else batch.further(output.main, main / batch.variance)
+    d_output = _d_output(output.all, batch.variance, objective.nested, further)
     d_values = kernels.values_at(d_output, w_dec, selection.pattern)
 
     norms = w_dec.norm(dim=1) if objective.free_norms else None
@@ -149,9 +170,9 @@ def gradients(
         b_enc.index_add_(0, dead, aux.b_enc)
 
     fired = ((values != 0) & codes.main).nonzero().squeeze(1)
-    aux_loss = 0.0 if aux is None else aux.loss
+    aux_loss, further_loss = 0.0 if aux is None else aux.loss, 0.0 if further is None else further.loss
     return Gradients(
-        losses=Losses(main / batch.variance, nested / batch.variance, aux_loss, penalty, main),
+        losses=Losses(main / batch.variance, nested / batch.variance, aux_loss, penalty, main, further_loss),
         fired=latents[fired],
         fired_values=values[fired],
         pattern=selection.pattern,
@@ -212,13 +233,16 @@ def _squared(errors: _Errors, nested: Nested | None) -> tuple[float, float]:
     return main, sum(weight * squared_sum(part) for weight, part in zip(nested.weights, parts, strict=True))
 
 
-def _d_output(errors: Tensor, variance: float, nested: Nested | None) -> Tensor:
+def _d_output(errors: Tensor, variance: float, nested: Nested | None, further: Term | None) -> Tensor:
     """[G * B, d_out] in place of `errors`: the gradient of every partial sum, which all later reconstructions hold."""
     if nested is None:
-        return errors.mul_(2 / variance)
+        errors.mul_(2 / variance)
+        return errors if further is None else errors.add_(further.gradient)
     each = errors.view(nested.count, -1, errors.shape[1])
     for part, weight in zip(each, nested.weights, strict=True):
         part.mul_(2 * weight / variance)
+    if further is not None:
+        each[nested.main] += further.gradient
     for earlier in reversed(range(nested.count - 1)):
         each[earlier] += each[earlier + 1]
     return errors

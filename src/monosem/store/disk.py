@@ -21,3 +21,8 @@ def require_free(folder: Path, needed: int, what: str) -> None:
             f"{folder}: {what} needs {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free; "
             "free some space, or keep the runs on another disk"
         )
+
+
+def size_text(size: float) -> str:
+    """Bytes for a reader."""
+    return f"{size / 1e9:,.2f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

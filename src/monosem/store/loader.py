@@ -1,9 +1,9 @@
 """Batches of activations for training, in another order each epoch, from any place on.
 
 The store is shuffled already, row by row. An epoch takes its shards, and in a shard its blocks of `BLOCK_ROWS`, in an
-order drawn from seed, epoch and shard; so a place is three numbers and needs no replay. Rows are read straight into
-reused batch buffers by threads that run ahead. An epoch's last rows and the next one's first share a batch: every batch
-is full and no row is left out. Knows nothing of what the batches are for.
+order drawn from seed, epoch and shard; so a place is three numbers and needs no replay. Threads that run ahead read the
+rows, and decode int8, straight into reused batch buffers. An epoch's last rows and the next one's first share a batch:
+every batch is full and no row is left out. Knows nothing of what the batches are for.
 """
 
 from collections import deque
@@ -18,10 +18,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from monosem.store.shards import ShardFile, memory, open_shards
+from monosem.store.shard_file import Extent
+from monosem.store.shards import ShardFile, is_far, open_shards, where_of
 
 BLOCK_ROWS = 512  # consecutive rows of a shard that stay together
-OPEN_FILES = 64
+OPEN_FILES, FAR_OPEN_FILES = 64, 3
 SHARDS, BLOCKS = 1, 2  # keep the random numbers of the two orders apart
 
 
@@ -39,7 +40,8 @@ class Batch(NamedTuple):
     """What a step trains on."""
 
     x: Tensor
-    """`[B, d]` as stored. Its memory is filled anew once the next batch is asked for: clone what must stay."""
+    """`[B, d]`: floats as stored, int8 as float32. Its memory is filled anew once the next batch is asked for: clone
+    what must stay."""
     cursor: Cursor
     """The place after this batch: a loader made with it goes on there."""
 
@@ -71,11 +73,15 @@ class Loader:
         found = open_shards(folder, "train-")
         filled = [shard for shard in found.shards if shard.rows]
         self._sizes = [shard.rows for shard in filled]
-        self._open = lru_cache(OPEN_FILES)(lambda number: ShardFile(folder / filled[number].name))
+        self._places = [where_of(folder, shard) for shard in filled]
+        # a shard of the cache takes room on the disk as long as it is open
+        most = FAR_OPEN_FILES if any(map(is_far, self._places)) else OPEN_FILES
+        self._open = lru_cache(most)(lambda number: ShardFile(self._places[number]))
         self._batch, self._seed, self._workers = batch, seed, workers
-        self._batches = self._read_ahead(cursor or Cursor())
-        activations = self._open(0).fields["activations"]
-        self.d, self.dtype = activations.shape[1], activations.dtype
+        cursor = cursor or Cursor()
+        self._batches = self._read_ahead(cursor)
+        first = self._open(self._shard_at(cursor.epoch, cursor.shard))
+        self.d, self.dtype = first.d, first.dtype
 
     @property
     def rows(self) -> int:
@@ -116,12 +122,11 @@ class Loader:
                 waiting.append((pool.submit(self._fill, buffer, pieces), buffer, following))
 
     def _fill(self, buffer: Tensor, pieces: list[Piece]) -> None:
-        out, done = memory(buffer), 0
-        row_bytes = len(out) // self._batch
+        done = 0
         for piece in pieces:
-            end = done + piece.rows * row_bytes
-            self._open(piece.shard).read_into("activations", piece.start, out[done:end])
-            done = end
+            out = buffer[done : done + piece.rows]
+            self._open(piece.shard).activations(piece.start, piece.start + piece.rows, out)
+            done += piece.rows
 
     def _plan(self, cursor: Cursor) -> Iterator[tuple[Cursor, list[Piece]]]:
         """Where each batch's rows lie, and the place after it."""
@@ -137,7 +142,9 @@ class Loader:
     def _next_piece(self, cursor: Cursor, most: int) -> tuple[Piece, Cursor]:
         """The rest of the cursor's block, or `most` rows of it; and the place behind."""
         epoch, place, row = cursor
-        shard = int(_order(self._seed, SHARDS, epoch, 0, len(self._sizes))[place])
+        shard = self._shard_at(epoch, place)
+        if row == 0:
+            self._prefetch(epoch, place + 1)
         size = self._sizes[shard]
         block, within = divmod(row, BLOCK_ROWS)
         if block < size // BLOCK_ROWS:  # the rows that fill no block come last, so that a row's block is a division
@@ -150,6 +157,17 @@ class Loader:
             return Piece(shard, start, rows), Cursor(epoch, place + 1, 0)
         return Piece(shard, start, rows), Cursor(epoch + 1, 0, 0)
 
+    def _shard_at(self, epoch: int, place: int) -> int:
+        """The number of the shard at a place of an epoch's order."""
+        return int(_order(self._seed, SHARDS, epoch, 0, len(self._sizes))[place])
+
+    def _prefetch(self, epoch: int, place: int) -> None:
+        """Begin to fetch the shard that is read next, if it lies elsewhere."""
+        epoch, place = (epoch, place) if place < len(self._sizes) else (epoch + 1, 0)
+        where = self._places[self._shard_at(epoch, place)]
+        if not isinstance(where, Path | Extent):
+            where.prefetch()
+
 
 def training(folder: Path, batch: int, limit: int | None = None) -> Iterator[Tensor]:
     """The training activations once, as `validation`."""
@@ -157,7 +175,7 @@ def training(folder: Path, batch: int, limit: int | None = None) -> Iterator[Ten
 
 
 def validation(folder: Path, batch: int, limit: int | None = None) -> Iterator[Tensor]:
-    """The held-out activations once, `[<= batch, d]` as stored, in the order of the store; at most `limit` rows.
+    """The held-out activations once, `[<= batch, d]` as in a `Batch`, in the order of the store; at most `limit` rows.
 
     Raises:
         StoreError: as `Loader`.
@@ -172,7 +190,7 @@ def _in_order(folder: Path, prefix: str, batch: int, limit: int | None) -> Itera
         rows = min(file.rows, left)
         left -= rows
         for start in range(0, rows, batch):
-            yield file.read("activations", start, min(start + batch, rows))
+            yield file.activations(start, min(start + batch, rows))
 
 
 @lru_cache(maxsize=16)

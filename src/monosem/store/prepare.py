@@ -18,13 +18,14 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from monosem.atomic import write_text
 from monosem.errors import StoreError
-from monosem.progress import progress
+from monosem.progress import note, progress
 from monosem.recipe import PrepareRecipe
-from monosem.run import Manifest, Run, Stage
-from monosem.store import activations, disk
+from monosem.run import MANIFEST, Manifest, Run, Stage, read_manifest
+from monosem.store import activations, disk, remote
 from monosem.store.scatter import gather, row_counts, scatter
-from monosem.store.shards import ShardFile, verify
+from monosem.store.shards import CONSUMED, ShardFile, consumed, verify_here, where_of
 from monosem.store.stats import FILE as STATISTICS
 from monosem.store.stats import Statistics, merge
 
@@ -50,7 +51,7 @@ def open_stage(run: Run, hook_point: str | None = None) -> Stage:
 
 
 def make(run: Run) -> Stage:
-    """Shuffle and split the activations of every hook point.
+    """Shuffle and split the activations of every hook point, or take what was made of them elsewhere.
 
     Raises:
         RunError: they have not been captured.
@@ -58,10 +59,31 @@ def make(run: Run) -> Stage:
     """
     for hook_point in run.recipe.capture.hook_points:
         stage = open_stage(run, hook_point)
-        if not stage.complete:
+        if not stage.complete and run.recipe.prepare.source is not None:
+            remote.adopt(stage, f"{run.recipe.prepare.source}/{hook_point}")
+        elif not stage.complete:
             source = activations.open_stage(run, hook_point).require()
             _Preparation(source, stage, run.recipe.prepare, run.recipe.seed).make()
     return open_stage(run)
+
+
+def check(run: Run, verbs: Sequence[str], redo: str | None) -> None:
+    """Refuse what `prepare.consume` would make impossible, before anything is done.
+
+    Raises:
+        StoreError: examples are asked for, which read the activations; or batches would go that are the only copy.
+    """
+    examples = read_manifest(run.folder("examples"))
+    if run.recipe.prepare.consume and "examples" in verbs and (examples is None or not examples.complete):
+        raise StoreError(
+            "prepare.consume frees the activations that the stage examples reads; leave it out, or give the verbs "
+            "sentences, capture, prepare and train by themselves"
+        )
+    for hook_point in run.recipe.capture.hook_points if redo == "prepare" else ():
+        folder = run.folder("activations", hook_point)
+        captured = read_manifest(folder)
+        if captured is not None and CONSUMED in captured.counts:
+            raise consumed(folder, captured)
 
 
 def is_validation(sentence_ids: ArrayLike, fraction: float, seed: int) -> NDArray[np.bool_]:
@@ -122,13 +144,22 @@ class _Preparation:
         for leftover in self.folder.glob("*.tmp"):
             leftover.unlink()
         missing = [number for number, file in enumerate(self.scattered) if not file.exists()]
+        self._check_source(missing)
         self._require_room(missing)
+        if self.recipe.consume:
+            self._mark_consumed()
+            # an interrupted process may have sorted a shard and not deleted it
+            for number in set(range(len(self.scattered))) - set(missing):
+                self._free(number)
 
         def scatter_shard(number: int) -> int:
             shard = self.source.shards[number]
-            verify(self.source.path / shard.name, shard)
-            file = ShardFile(self.source.path / shard.name)
+            where = where_of(self.source.path, shard)
+            verify_here(where, shard)
+            file = ShardFile(where)
             scatter(file, self._buckets(file, number), self.plan.train, sum(self.plan), self.scattered[number])
+            if self.recipe.consume:
+                self._free(number)
             return shard.rows
 
         self._each(scatter_shard, missing, "prepare 1/2", [shard.rows for shard in self.source.shards])
@@ -153,12 +184,43 @@ class _Preparation:
         validation = random.integers(self.plan.train, sum(self.plan), len(held_out))
         return np.where(held_out, validation, train)
 
+    def _check_source(self, missing: Sequence[int]) -> None:
+        """Shards that are still to be sorted are there, and those that shall be deleted can be."""
+        own = [self.source.path / shard.name for shard in self.source.shards]
+        places = [where_of(self.source.path, shard) for shard in self.source.shards]
+        if self.recipe.consume and places != own:
+            raise StoreError(
+                f"{self.source.path}: prepare.consume cannot delete shards in archives or elsewhere; set it to false"
+            )
+        gone = [number for number in missing if places[number] == own[number] and not own[number].exists()]
+        if gone and CONSUMED in self.source.manifest.counts:
+            raise consumed(self.source.path, self.source.manifest)
+
     def _require_room(self, missing: Sequence[int]) -> None:
-        """A second copy of the rows until the end of the second pass, and the final one."""
+        """A second copy of the rows until the end of the second pass, and the final one.
+
+        With `consume` the second copy takes the place of the first, but for the shards that are being sorted.
+        """
         sizes = [shard.bytes for shard in self.source.shards]
-        finished = sum(shard.bytes for shard in self.stage.shards)
-        needed = sum(sizes) - finished + sum(sizes[number] for number in missing)
+        final = sum(sizes) - sum(shard.bytes for shard in self.stage.shards)
+        if self.recipe.consume:
+            sorting = sum(sorted((sizes[number] for number in missing), reverse=True)[: self._workers()])
+            deleted = disk.size_text(sum(sizes))
+            needed = max(final, sorting)
+            told = f"; {deleted} of activations are deleted (examples needs them captured again)"
+        else:
+            needed, told = final + sum(sizes[number] for number in missing), ""
+        note(f"  prepare: needs at most {disk.size_text(needed)} more on the disk{told}")
         disk.require_free(self.stage.path, needed, "prepare")
+
+    def _mark_consumed(self) -> None:
+        """Say in the source's manifest that its shards are going, before the first does."""
+        manifest = self.source.manifest
+        manifest.counts[CONSUMED] = f"{self.stage.path.parent.name}/{self.stage.path.name}"
+        write_text(self.source.path / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
+
+    def _free(self, number: int) -> None:
+        (self.source.path / self.source.shards[number].name).unlink(missing_ok=True)
 
     def _check_split(self) -> None:
         rows = row_counts(self.scattered)
@@ -180,6 +242,8 @@ class _Preparation:
             norm_threshold=self.source.manifest.counts["norm_threshold"],
             total_variance=statistics.total_variance,
             norm_quantiles={str(q): statistics.norm_quantile(q) for q in QUANTILES},
+            model=self.source.manifest.counts.get("model"),
+            origin={"recipe": self.source.manifest.recipe, "inputs": self.source.manifest.inputs},
         )
 
     def _each(self, work: Callable[[int], int], numbers: Sequence[int], what: str, rows: Sequence[int]) -> None:

@@ -13,14 +13,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from monosem.store.shards import Rows, ShardFile, memory, write_blocks
+from monosem.errors import StoreError
+from monosem.store.encoding import CENTRE, SCALES, Format, Stored
+from monosem.store.shards import ShardFile, memory, row_fields, write_blocks
 from monosem.store.stats import Statistics, merge
 
 BLOCK_ROWS = 8192  # moved at once
 
 
 def scatter(source: ShardFile, bucket: NDArray[np.int64], train: int, buckets: int, path: Path) -> None:
-    """Write the rows of `source` in the order of their buckets, with where each begins, and statistics.
+    """Write the rows of `source` as they are stored, in the order of their buckets, with where each begins.
+
+    Statistics of the decoded rows are written beside them.
 
     Args:
         bucket: `[rows]`, the bucket of each row.
@@ -29,36 +33,49 @@ def scatter(source: ShardFile, bucket: NDArray[np.int64], train: int, buckets: i
     """
     order = np.argsort(bucket, kind="stable")
     offsets = torch.from_numpy(np.searchsorted(bucket[order], np.arange(buckets + 1)))
+    names = row_fields(source)
     statistics = Statistics.empty(source.d)
 
-    def observed(blocks: Iterator[Tensor], left: int) -> Iterator[Tensor]:
+    def observed(left: int) -> Iterator[Tensor]:
         nonlocal statistics
-        for block in blocks:
-            statistics = merge([statistics, Statistics.of(block[: max(0, left)])])
-            left -= len(block)
-            yield block
+        for activations, decoded in _decoded(source, order):
+            statistics = merge([statistics, Statistics.of(decoded[: max(0, left)])])
+            left -= len(decoded)
+            yield activations
 
     def blocks() -> Iterator[Iterator[Tensor]]:
-        for name in Rows._fields:
-            picked = _picked(source.map(name), source.fields[name].dtype, order)
-            yield observed(picked, int(offsets[train])) if name == "activations" else picked
+        for name in names:
+            if name == "activations":
+                yield observed(int(offsets[train]))
+            else:
+                yield _picked(source.map(name), source.fields[name].dtype, order)
         # known only now that the activations have gone by
-        yield from (iter([tensor]) for tensor in (offsets, *statistics.tensors().values()))
+        yield from (iter([tensor]) for tensor in (*whole.values(), *statistics.tensors().values()))
 
-    small = {"offsets": offsets, **statistics.tensors()}
-    shapes = {name: (source.fields[name].dtype, source.fields[name].shape) for name in Rows._fields}
+    whole = {"offsets": offsets, **_centre(source)}
+    shapes = {name: (source.fields[name].dtype, source.fields[name].shape) for name in names}
+    small = {**whole, **statistics.tensors()}
     write_blocks(path, shapes | {name: (t.dtype, tuple(t.shape)) for name, t in small.items()}, blocks())
 
 
 def gather(scattered: Sequence[Path], bucket: int, random: np.random.Generator, path: Path) -> int:
-    """Write the rows of one bucket out of all scattered files, in random order; returns how many they are."""
+    """Write the rows of one bucket out of all scattered files, in random order; returns how many they are.
+
+    Raises:
+        StoreError: the files hold activations of different formats.
+    """
     bounds = [_bounds(ShardFile(file), bucket) for file in scattered]
     rows = sum(stop - start for start, stop in bounds)
     order = random.permutation(rows)
     first = ShardFile(scattered[0])
-    shapes = {name: (first.fields[name].dtype, (rows, *first.fields[name].shape[1:])) for name in Rows._fields}
+    for other in map(ShardFile, scattered[1:]):
+        _check_same_format(first, other)
+    shapes = {name: (first.fields[name].dtype, (rows, *first.fields[name].shape[1:])) for name in row_fields(first)}
+    # wide numbers first, so that each tensor is aligned
+    shapes = dict(sorted(shapes.items(), key=lambda item: -item[1][0].itemsize))
 
     def blocks() -> Iterator[Iterator[Tensor]]:
+        yield from (iter([tensor]) for tensor in _centre(first).values())
         for name, (dtype, shape) in shapes.items():
             whole = torch.empty(shape, dtype=dtype)
             done = 0
@@ -67,7 +84,8 @@ def gather(scattered: Sequence[Path], bucket: int, random: np.random.Generator, 
                 done += stop - start
             yield _picked(_integers(whole), dtype, order)
 
-    write_blocks(path, shapes, blocks())
+    centre = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in _centre(first).items()}
+    write_blocks(path, centre | shapes, blocks())
     return rows
 
 
@@ -79,6 +97,31 @@ def row_counts(scattered: Sequence[Path]) -> NDArray[np.int64]:
 def _bounds(file: ShardFile, bucket: int) -> tuple[int, int]:
     start, stop = file.read("offsets", bucket, bucket + 2).tolist()
     return start, stop
+
+
+def _decoded(source: ShardFile, order: NDArray[np.int64]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Activations in the order given, block by block, as they are stored and as they are read."""
+    picked = _picked(source.map("activations"), source.fields["activations"].dtype, order)
+    if not source.encoded:
+        yield from ((block, block) for block in picked)
+        return
+    form = Format(torch.int8, source.read(CENTRE))
+    for activations, scales in zip(picked, _picked(source.map(SCALES), torch.bfloat16, order), strict=True):
+        yield activations, form.decode(Stored(activations, scales))
+
+
+def _centre(file: ShardFile) -> dict[str, Tensor]:
+    return {CENTRE: file.read(CENTRE)} if file.encoded else {}
+
+
+def _check_same_format(first: ShardFile, other: ShardFile) -> None:
+    """Rows of different formats cannot share a shard."""
+    dtypes = [file.fields["activations"].dtype for file in (first, other)]
+    if dtypes[0] != dtypes[1] or (first.encoded and not torch.equal(first.read(CENTRE), other.read(CENTRE))):
+        raise StoreError(
+            f"{other.path}: activations of another format or int8 centre than {first.path.name}; "
+            "the shards of a store are captured together"
+        )
 
 
 def _picked(array: NDArray[Any], dtype: torch.dtype, order: NDArray[np.int64]) -> Iterator[Tensor]:
@@ -93,5 +136,5 @@ def _picked(array: NDArray[Any], dtype: torch.dtype, order: NDArray[np.int64]) -
 
 def _integers(tensor: Tensor) -> NDArray[Any]:
     """The same memory for numpy, which has no bfloat16."""
-    sizes = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+    sizes = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     return tensor.view(sizes[tensor.dtype.itemsize]).numpy()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from monosem.errors import StoreError
-from monosem.store.shards import ShardFile, write
+from monosem.store.shards import ShardFile, file_in, write
 
 FILE = "statistics.safetensors"
 BLOCK_ROWS = 1024  # a block in float64 stays in the cache
@@ -52,7 +52,7 @@ class Statistics:
         Raises:
             StoreError: the file is missing or damaged.
         """
-        return cls.read(ShardFile(folder / FILE))
+        return cls.read(ShardFile(file_in(folder, FILE)))
 
     @classmethod
     def read(cls, file: ShardFile) -> "Statistics":
@@ -76,6 +76,18 @@ class Statistics:
     def total_variance(self) -> float:
         """E|x - mean|^2."""
         return float(self.variance.sum())
+
+    @property
+    def mean_norm(self) -> float:
+        """E|x|, within 0.55 %.
+
+        Raises:
+            ValueError: there are no activations.
+        """
+        if not self.count:
+            raise ValueError("no activations, so no mean of their norms")
+        middles = 2.0 ** ((np.arange(BINS) + 0.5) / BINS_PER_OCTAVE - OCTAVES)
+        return float(middles @ self.norms / self.count)
 
     def norm_quantile(self, q: float) -> float:
         """The norm below which a share `q` of the activations lies, within 0.55 %.

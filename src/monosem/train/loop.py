@@ -55,9 +55,9 @@ def make(run: Run) -> Stage:
     trainer = open_trainer(run, stage)
     try:
         drive([trainer], open_loader(run, trainer.cursor))
+        trainer.finish()
     finally:
         trainer.close()
-    trainer.finish()
     return stage
 
 
@@ -69,8 +69,11 @@ def open_loader(run: Run, cursor: Cursor) -> Loader:
     return Loader(folder, train.batch, seed, train.workers, cursor)
 
 
-def open_trainer(run: Run, stage: Stage) -> Trainer:
+def open_trainer(run: Run, stage: Stage, *, console: bool = True) -> Trainer:
     """A trainer for the run's SAE, at its last checkpoint if there is one.
+
+    Args:
+        console: whether its figures are printed as they come.
 
     Raises:
         TrainingError: the checkpoint is damaged, or there is too little data.
@@ -93,7 +96,7 @@ def open_trainer(run: Run, stage: Stage) -> Trainer:
         held_out=lambda: validation(folder, train.batch, train.validation_tokens),
         ahead=ahead,
     )
-    return Trainer(run, stage, data, fresh)
+    return Trainer(run, stage, data, fresh, console=console)
 
 
 def rows_in(run: Run) -> int:
@@ -108,7 +111,7 @@ def drive(trainers: Sequence[Trainer], loader: Loader, dropped: Dropped | None =
     """Make all steps that are left of every trainer, each batch being read and normalised once.
 
     Args:
-        trainers: of one training set, batch size and normalisation.
+        trainers: of one training set and batch size.
         loader: at the place of the trainer that is least far.
         dropped: is told of a trainer whose loss is not finite; the others go on. None: it ends everything.
 
@@ -121,15 +124,18 @@ def drive(trainers: Sequence[Trainer], loader: Loader, dropped: Dropped | None =
     verb = f"going on after step {begun:,}" if begun else "training"
     progress.note(f"  {verb}: {total:,} steps over {loader.rows:,} activations")
     bar = progress.progress("train", total, "steps", begun)
-    with contextlib.closing(loader), _stop_signals() as stopped, bar as advance:
+    with contextlib.closing(loader), stop_signals() as stopped, bar as advance:
         for step in range(begun, total):
             if not going:
                 break
             batch = next(loader)
-            y = going[0].sae.standardise(batch.x.to(going[0].device)).y
+            standardised: dict[str, Tensor] = {}
             for trainer in going:
                 if trainer.state.step == step:  # one that was ahead when it was stopped waits for the others
-                    _train(trainer, batch, y, dropped)
+                    how = trainer.sae.config.normalisation
+                    if how not in standardised:
+                        standardised[how] = trainer.sae.standardise(batch.x.to(trainer.device)).y
+                    _train(trainer, batch, standardised[how], dropped)
             going = [trainer for trainer in going if not trainer.done]
             advance(1)
             if stopped:
@@ -153,7 +159,7 @@ def _train(trainer: Trainer, batch: Batch, y: Tensor, dropped: Dropped | None) -
 
 
 @contextmanager
-def _stop_signals() -> Iterator[list[int]]:
+def stop_signals() -> Iterator[list[int]]:
     """Collect SIGINT and SIGTERM instead of dying of them, so that the step can end and be saved."""
     caught: list[int] = []
 

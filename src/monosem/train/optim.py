@@ -28,6 +28,8 @@ class OptimSettings:
     weight_decay: float = 0.0
     threshold_rate: float = 1.0
     """Learning rate of JumpReLU's log thresholds, as a multiple of the others'."""
+    bias_rate: float = 1.0
+    """The same of the encoder's biases."""
     clip: float | None = None
     """Largest norm of all gradients together. None: no clipping."""
 

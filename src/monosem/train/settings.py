@@ -17,6 +17,12 @@ from monosem.store.stats import Statistics
 from monosem.train.optim import OptimSettings
 from monosem.train.step import StepSettings
 
+ENCODER_NORMS = {"topk": 1.0, "abstopk": 1.0}
+ENCODER_NORM = 0.3
+"""Of the encoder's rows at the start, where the recipe leaves it open: by sparsity, and of all others."""
+BIAS_RATES = {"relu": 10.0}
+"""Of the encoder's biases, where the recipe leaves it open; 1 for other sparsities."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -73,6 +79,7 @@ def step_settings(recipe: Recipe, plan: Plan, d: int) -> StepSettings:
         eps=train.eps,
         weight_decay=train.weight_decay,
         threshold_rate=train.threshold_rate,
+        bias_rate=BIAS_RATES.get(sae.sparsity, 1.0) if train.bias_rate is None else train.bias_rate,
         clip=train.clip,
     )
     nested = None
@@ -90,7 +97,7 @@ def step_settings(recipe: Recipe, plan: Plan, d: int) -> StepSettings:
     return StepSettings(
         optim,
         objective,
-        dead_window=train.dead_tokens if train.dead_steps is None else train.dead_steps * train.batch,
+        dead_window=train.dead_window,
         k_start=min(d, sae.n),
         k_steps=round(train.k_anneal_fraction * steps),
         bandwidth=train.bandwidth,
@@ -134,12 +141,13 @@ def new_sae(recipe: Recipe, statistics: Statistics, sample: Tensor, norm_thresho
         prefixes=recipe.sae.prefixes,
     )
     mean, variance = torch.from_numpy(statistics.mean), torch.from_numpy(statistics.variance)
+    norm = recipe.sae.encoder_norm
     known = dataset_statistics(mean, variance) if config.normalisation == "dataset" else None
     sae = Autoencoder(
         config,
         torch.Generator().manual_seed(seed_of(recipe)),
         known,
-        encoder_norm=recipe.sae.encoder_norm,
+        encoder_norm=ENCODER_NORMS.get(config.sparsity, ENCODER_NORM) if norm is None else norm,
         threshold=recipe.sae.threshold,
     )
     if recipe.sae.b_pre == "mean":

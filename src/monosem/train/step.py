@@ -15,7 +15,7 @@ from monosem.errors import TrainingError
 from monosem.kernels import AdamSettings, Kernels, Workspace, choose
 from monosem.sae.autoencoder import Autoencoder
 from monosem.sae.losses import total_variance
-from monosem.sae.objective import Batch, Gradients, Losses, Objective, gradients
+from monosem.sae.objective import Batch, Further, Gradients, Losses, Objective, gradients
 from monosem.sae.sparsity import Sparsity, make_sparsity
 from monosem.train.dead import DeadLatents
 from monosem.train.optim import KSchedule, OptimSettings
@@ -38,7 +38,7 @@ class StepSettings:
     k_steps: int = 0
     """Steps over which k falls from `k_start` to the SAE's k. 0: k is constant."""
     bandwidth: float = 1.0
-    """Of JumpReLU's straight-through estimator, in pre-activations."""
+    """Of JumpReLU's straight-through estimator, as a share of the threshold."""
     ema: float | None = None
     """Decay of the running average of the weights. None: there is none."""
     micro_batch: int | None = None
@@ -56,6 +56,8 @@ class StepResult(NamedTuple):
     """AuxK without its coefficient; 0 when it did not run."""
     penalty: float
     """With its coefficient."""
+    further: float
+    """The term measured elsewhere; 0 when there is none."""
     mse: float
     """Mean squared error of one dimension of one activation: the reference system's training loss."""
     l0: float
@@ -99,8 +101,14 @@ class TrainStep:
         return self.step_normalised(self.sae.normalise(x).z)
 
     @torch.no_grad()
-    def step_normalised(self, z: Tensor) -> StepResult:
-        """`step` on `z [B, d]` as `Autoencoder.normalise` gives it; `z` is left as it is."""
+    def step_normalised(self, z: Tensor, further: Further | None = None) -> StepResult:
+        """`step` on `z [B, d]` as `Autoencoder.normalise` gives it; `z` is left as it is.
+
+        Args:
+            further: one more term of the loss; the batch is then computed all at once, whatever `micro_batch` says.
+        """
+        if self.steps == 0:
+            self._begin(z)
         kernels = choose(z.device)
         k, lr = self._k.at(self.steps), self.settings.optim.lr_at(self.steps)
         sparsity = self._sparsity(k)
@@ -108,8 +116,8 @@ class TrainStep:
         dead = self.dead.dead()
         optim = self.settings.optim
         adam = AdamSettings(lr, *optim.betas, optim.eps, optim.weight_decay, self.steps + 1)
-        if self.settings.micro_batch is None or self.settings.micro_batch >= len(z):
-            g = self._gradients(kernels, sparsity, Batch(z, z, variance), dead)
+        if further is not None or self.settings.micro_batch is None or self.settings.micro_batch >= len(z):
+            g = self._gradients(kernels, sparsity, Batch(z, z, variance, further=further), dead)
             losses, fired, fired_values = g.losses, g.fired, g.fired_values
             loss = self._total(losses)
             grad_norm = self.updater.apply(kernels, g, adam)
@@ -125,6 +133,7 @@ class TrainStep:
             main=losses.main,
             aux=losses.aux,
             penalty=losses.penalty,
+            further=losses.further,
             mse=losses.squared / z.numel(),
             l0=len(fired) / len(z),
             n_dead=len(dead),
@@ -179,6 +188,12 @@ class TrainStep:
             if isinstance(tensor, Tensor):
                 tensor.copy_(state[name])
 
+    def _begin(self, z: Tensor) -> None:
+        """What the first batch decides."""
+        self.sae.start_thresholds(z)
+        if self.average is not None and self.sae.log_threshold is not None:
+            self.average.weights["log_threshold"].copy_(self.sae.log_threshold)
+
     def _sparsity(self, k: int) -> Sparsity:
         """The SAE's own at this k; every k of a nested loss by rank is a prefix of the largest."""
         nested = self.settings.objective.nested
@@ -206,7 +221,7 @@ class TrainStep:
         return Losses(*(sum(terms) for terms in zip(*losses, strict=True))), torch.cat(fired), torch.cat(values)
 
     def _total(self, losses: Losses) -> float:
-        loss = losses.nested + self.settings.objective.aux.coefficient * losses.aux + losses.penalty
+        loss = losses.nested + self.settings.objective.aux.coefficient * losses.aux + losses.penalty + losses.further
         if not math.isfinite(loss):
             raise TrainingError(f"step {self.steps}: the loss is {loss}; lower train.lr, or look for NaN in the store")
         return loss

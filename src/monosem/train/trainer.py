@@ -17,7 +17,7 @@ from monosem.run import Run, Stage
 from monosem.sae import files
 from monosem.sae.autoencoder import Autoencoder
 from monosem.store.loader import Batch, Cursor
-from monosem.train import checkpoint
+from monosem.train import checkpoint, tracking
 from monosem.train.resample import resample
 from monosem.train.settings import Plan, device_of, seed_of, step_settings
 from monosem.train.step import StepResult, TrainStep
@@ -41,12 +41,15 @@ class Trainer:
 
     Args:
         new_sae: makes the untrained SAE, when there is no checkpoint.
+        console: whether figures are printed as they come.
 
     Raises:
         TrainingError: the checkpoint is damaged, or there is too little data.
     """
 
-    def __init__(self, run: Run, stage: Stage, data: Data, new_sae: Callable[[], Autoencoder]) -> None:
+    def __init__(
+        self, run: Run, stage: Stage, data: Data, new_sae: Callable[[], Autoencoder], *, console: bool = True
+    ) -> None:
         self.run, self.stage, self.recipe, self.data = run, stage, run.recipe, data
         self.device = device_of(self.recipe)
         self.plan = Plan.of(self.recipe, data.rows)
@@ -60,7 +63,7 @@ class Trainer:
             self.tracker.load_state_dict(saved.tracker)
         self.failed = False
         self._saved_at = time.monotonic()
-        self._sinks = self._open_sinks()
+        self._sinks = self._open_sinks(console)
 
     @property
     def cursor(self) -> Cursor:
@@ -131,6 +134,7 @@ class Trainer:
             self.stage.add_shard(f"final/{name}", rows=final.config.n)
         self.stage.finish(**metadata, best_validation_fvu=self.state.best_fvu)
         checkpoint.remove(self.stage.path)
+        self._sinks.pictures(self.state.step, self._pictures)
 
     def fail(self) -> None:
         """Be done without an SAE."""
@@ -173,11 +177,15 @@ class Trainer:
         ahead = (x for x, _ in zip(self.data.ahead(self.cursor), range(batches), strict=False))
         return resample(self.step, ahead, generator)
 
-    def _open_sinks(self) -> progress.Sinks:
-        sinks: list[progress.Sink] = [
-            progress.JsonlSink(self.run.path / "metrics.jsonl", self.state.step),
-            progress.ConsoleSink(),
-        ]
+    def _pictures(self) -> dict[str, bytes]:
+        from monosem.train.tracking_charts import tracking_pictures  # matplotlib takes a second to load
+
+        return tracking_pictures(tracking.read(self.run.path / "tracking"), self.recipe.train.dead_window)
+
+    def _open_sinks(self, console: bool) -> progress.Sinks:
+        sinks: list[progress.Sink] = [progress.JsonlSink(self.run.path / "metrics.jsonl", self.state.step)]
+        if console:
+            sinks.append(progress.ConsoleSink())
         if (mode := self.recipe.train.wandb) != "off":
             config = self.recipe.model_dump(mode="json")
             sinks.append(progress.WandbSink(self.run.path, self.recipe.name, config, mode))

@@ -107,9 +107,10 @@ class Updater:
         return total.add_(kernels.latent_gradient(values, by_latent, rows, extra, part))
 
     def _update_vectors(self, kernels: Kernels, vectors: dict[str, Tensor], adam: AdamSettings) -> None:
+        rates = {"log_threshold": self._optim.threshold_rate, "b_enc": self._optim.bias_rate}
         for name, gradient in vectors.items():
-            rate = self._optim.threshold_rate if name == "log_threshold" else 1.0
-            kernels.update_rows(self.weights[name], gradient, self.moments[name], replace(adam, lr=adam.lr * rate))
+            own = replace(adam, lr=adam.lr * rates.get(name, 1.0))
+            kernels.update_rows(self.weights[name], gradient, self.moments[name], own)
 
 
 def warmed(decay: float, step: int) -> float:

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from monosem.errors import SaeError
 from monosem.sae.sparsity.protocol import CodeGradients, Encoder, Selection, Sparsity
-from monosem.sae.sparsity.threshold import BatchTopK, JumpReLU, ReLU
+from monosem.sae.sparsity.threshold import BatchTopK, JumpReLU, ReLU, exceeded
 from monosem.sae.sparsity.topk import AbsTopK, TopK
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Selection",
     "Sparsity",
     "SparsityName",
+    "exceeded",
     "make_sparsity",
 ]
 
@@ -31,7 +32,7 @@ def make_sparsity(name: str, k: int, bandwidth: float = 1.0) -> Sparsity:
     Args:
         k: active latents for each activation; of the whole batch on average for `batchtopk`. `jumprelu` and `relu` have
             no use for it.
-        bandwidth: of `jumprelu`'s straight-through estimator, in pre-activations.
+        bandwidth: of `jumprelu`'s straight-through estimator, as a share of the threshold; at most 2.
 
     Raises:
         SaeError: it names none that is known.

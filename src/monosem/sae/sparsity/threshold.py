@@ -82,16 +82,15 @@ class BatchTopK(ReLU):
         """A value that somewhat more than k entries a vector exceed, by an even sample of the batch."""
         rows = min(len(z), max(SAMPLE_ROWS, len(z) // SAMPLE_SHARE))
         sample = z[torch.arange(rows, device=z.device) * len(z) // rows]
-        pre = torch.addmm(encoder.bias, sample, encoder.weight.T).flatten()
-        count = min(len(pre), int(SPARE * self.k * rows) + 1)
-        return max(0.0, float(torch.topk(pre, count, sorted=False).values.min()) - ROUNDING)
+        return max(0.0, exceeded(sample, encoder, SPARE * self.k) - ROUNDING)
 
 
 class JumpReLU(ReLU):
     """Pre-activations above a threshold of their own latent, which is learned through a straight-through estimator.
 
     Rajamanoharan et al. (2024), "Jumping ahead" (arXiv 2407.14435), sections 3 and 4: the step is given the gradient of
-    a rectangle of width `bandwidth` around the threshold.
+    a rectangle around the threshold. It passes to the pre-activation too, as in Anthropic's update of January 2025, and
+    the rectangle's width is `bandwidth` times the threshold, so that it means the same at every scale of activations.
     """
 
     def __init__(self, bandwidth: float) -> None:
@@ -101,7 +100,7 @@ class JumpReLU(ReLU):
         self, kernels: Kernels, z: Tensor, encoder: Encoder, workspace: Workspace, *, exact: bool
     ) -> Selection:
         assert encoder.threshold is not None
-        border = encoder.threshold - max(self.bandwidth / 2, ROUNDING)
+        border = encoder.threshold - (encoder.threshold * (self.bandwidth / 2)).clamp_min(ROUNDING)
         return _above(kernels, z, encoder, border, workspace, exact=exact)
 
     def activate(self, selection: Selection, encoder: Encoder) -> Tensor:
@@ -113,11 +112,19 @@ class JumpReLU(ReLU):
     ) -> CodeGradients:
         assert encoder.threshold is not None
         threshold = _at(encoder.threshold, selection)
-        near = (selection.pre - threshold).abs() < self.bandwidth / 2
+        width = threshold * self.bandwidth
+        near = (selection.pre - threshold).abs() < width / 2
         # the value jumps from 0 to the threshold, its being active from 0 to 1
-        jump = torch.where(near, -(threshold * d_values + d_active) / self.bandwidth, 0)
-        d_threshold = torch.zeros_like(encoder.threshold).index_add_(0, selection.pattern.indices, jump)
-        return CodeGradients(torch.where(values > 0, d_values, 0), d_threshold)
+        jump = torch.where(near, (threshold * d_values + d_active) / width, 0)
+        d_threshold = torch.zeros_like(encoder.threshold).index_add_(0, selection.pattern.indices, -jump)
+        return CodeGradients(torch.where(values > 0, d_values, 0) + jump, d_threshold)
+
+
+def exceeded(z: Tensor, encoder: Encoder, l0: float) -> float:
+    """The value that `l0` pre-activations of a vector of `z [B, d]` exceed, on average. Lays out [B, n]."""
+    pre = torch.addmm(encoder.bias, z, encoder.weight.T).flatten()
+    count = min(len(pre), int(l0 * len(z)) + 1)
+    return float(torch.topk(pre, count, sorted=False).values.min())
 
 
 def _above(

@@ -1,4 +1,4 @@
-"""The report's charts as inline SVG that follows the page's colours, the same bytes for the same figures.
+"""Charts as inline SVG that follows the page's colours, the same bytes for the same figures.
 
 matplotlib draws with placeholder colours, which become `currentColor` and CSS variables; text stays text, in the page's
 font. Knows nothing of where the figures come from.
@@ -65,7 +65,7 @@ class Curve(NamedTuple):
 @mpl.rc_context(STYLE)
 def line_chart(name: str, title: str, curves: Sequence[Curve], log: bool = False) -> Chart:
     """Values over training steps."""
-    figure, axes = _canvas()
+    figure, axes = canvas()
     for curve, colour in zip(curves, LINES, strict=False):
         x, y = _thin(curve.steps, curve.values)
         marker = "o" if len(x) < 3 else None  # a line of one point is not seen
@@ -81,13 +81,13 @@ def line_chart(name: str, title: str, curves: Sequence[Curve], log: bool = False
     if len(curves) > 1:
         axes.legend()
     ends = ", ".join(f"{curve.label} ends at {curve.values[-1]:.4g}" for curve in curves)
-    return Chart(title, f"{title} over training steps: {ends}.", _svg(figure, name))
+    return Chart(title, f"{title} over training steps: {ends}.", svg(figure, name))
 
 
 @mpl.rc_context(STYLE)
 def density_chart(density: NDArray[np.float64], dead: int) -> Chart:
     """How often latents fire: a histogram of log10 density over the live ones."""
-    figure, axes = _canvas()
+    figure, axes = canvas()
     axes.hist(np.log10(density), bins=40, color=LINES[0])
     axes.set_xlabel("log10 of the share of tokens on which a latent fires")
     axes.set_ylabel("latents")
@@ -95,7 +95,7 @@ def density_chart(density: NDArray[np.float64], dead: int) -> Chart:
         f"Histogram over {len(density):,} live latents; the median fires on {np.median(density):.3g} of all tokens; "
         f"{dead:,} are dead."
     )
-    return Chart("Density", alt, _svg(figure, "density"))
+    return Chart("Density", alt, svg(figure, "density"))
 
 
 def training_charts(metrics: Sequence[Mapping[str, float]]) -> list[Chart]:
@@ -126,13 +126,14 @@ def _thin(x: Sequence[float], y: Sequence[float]) -> tuple[NDArray[np.float64], 
     return np.array([xs[part[-1]] for part in parts]), np.array([ys[part].mean() for part in parts])
 
 
-def _canvas() -> tuple[Figure, Axes]:
+def canvas() -> tuple[Figure, Axes]:
+    """An empty figure of the report's size."""
     figure = Figure(figsize=(4.6, 2.5), layout="constrained")
     FigureCanvasSVG(figure)
     return figure, figure.add_subplot()
 
 
-def _svg(figure: Figure, name: str) -> str:
+def svg(figure: Figure, name: str) -> str:
     """The figure as an element to stand within a page: no header, no background, ids of its own."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})

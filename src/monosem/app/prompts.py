@@ -1,0 +1,46 @@
+"""Prompts from the command line: the arguments themselves, the lines of a file, or standard input."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from monosem.errors import RecipeError
+
+STANDARD_INPUT = "-"
+
+
+def read_prompts(given: Sequence[str], file: str | None) -> list[str]:
+    """The arguments, and behind them the lines of `file`; `-` is standard input in either place.
+
+    Raises:
+        RecipeError: there is no prompt, one is empty, or the file cannot be read as UTF-8 text.
+    """
+    prompts: list[str] = []
+    for place, prompt in enumerate(given):
+        if prompt != STANDARD_INPUT and not prompt:
+            raise RecipeError(f"prompt {place} is empty")
+        prompts += _lines(STANDARD_INPUT) if prompt == STANDARD_INPUT else [prompt]
+    if file is not None:
+        prompts += _lines(file)
+    if not prompts:
+        raise RecipeError("there is no prompt: give one or more texts, --file FILE, or - for standard input")
+    return prompts
+
+
+def _lines(file: str) -> list[str]:
+    """Each line a prompt; the last may lack its line end."""
+    name = "standard input" if file == STANDARD_INPUT else file
+    try:
+        content = sys.stdin.buffer.read() if file == STANDARD_INPUT else Path(file).read_bytes()
+        text = content.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{name}: not UTF-8 (byte {error.start}); save it as UTF-8 text") from None
+    except OSError as error:
+        raise RecipeError(f"{name}: {error.strerror}; expected a text file with one prompt a line") from None
+    if not text:
+        raise RecipeError(f"{name}: is empty; expected one prompt a line")
+    lines = text.removesuffix("\n").split("\n")
+    for number, line in enumerate(lines, start=1):
+        if not line:
+            raise RecipeError(f"{name}, line {number}: an empty prompt; each line is one")
+    return lines

@@ -1,0 +1,237 @@
+"""What each verb of the command line takes: frozen dataclasses that tyro reads, field texts being the help."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from monosem.recipe import Aggregation, Recipe
+
+RUNS = Path("runs")
+Verb = Literal["sentences", "capture", "prepare", "train", "examples", "explain", "evaluate", "report"]
+Mode = Literal["add", "clamp", "scale", "ablate"]
+
+
+@dataclass(frozen=True)
+class StageArguments:
+    """A run and its recipe. Every key of the recipe can be set here; the defaults shown are the recipe's values."""
+
+    target: tyro.conf.Positional[str]
+    """A recipe (`recipes/demo.toml`), a run folder (`runs/demo`), or the name of a run (`demo`)."""
+    recipe: Annotated[Recipe, tyro.conf.arg(name="")]
+    runs: Path = RUNS
+    """Folder that holds the run folders."""
+    redo: Verb | None = None
+    """Delete the files of this stage and of all that follow, then make them again."""
+    json: bool = False
+    """Print the result as one JSON object."""
+
+
+@dataclass(frozen=True)
+class SweepArguments:
+    """Train many SAEs in one pass over the activations, and compare them.
+
+    Any key of the recipe may be given. One with several values is an axis: `--sae.k 16,32,64 --seed 0,1,2` trains
+    nine. Keys that hold lists take `;` between values: `--sae.prefixes "512;512,2048"`. The table and the plot lie in
+    `RUN/sweep/`.
+
+    Example: monosem sweep recipes/demo.toml --sae.k 16,32 --sae.n 4096,8192
+    """
+
+    target: tyro.conf.Positional[str]
+    """A recipe (`recipes/demo.toml`), a run folder (`runs/demo`), or the name of a run (`demo`)."""
+    runs: Path = RUNS
+    """Folder that holds the run folders."""
+    json: bool = False
+    """Print the table as a JSON list."""
+    keys: tyro.conf.Suppress[tuple[str, ...]] = ()
+    """The pairs of `--key value`."""
+
+
+@dataclass(frozen=True)
+class ShowArguments:
+    """Show one latent: its explanation, its figures, the sentences that activate it most."""
+
+    target: tyro.conf.Positional[str]
+    """A run folder, or the name of a run."""
+    latent: tyro.conf.Positional[int]
+    """Number of the latent, from 0."""
+    aggregation: Aggregation = "max"
+    """Which ranking of sentences is shown."""
+    top: int = 10
+    """Sentences shown."""
+    runs: Path = RUNS
+    """Folder that holds the run folders."""
+    json: bool = False
+    """Print the card as one JSON object."""
+
+
+@dataclass(frozen=True)
+class SearchArguments:
+    """Find latents by words in their explanations and sentences."""
+
+    target: tyro.conf.Positional[str]
+    """A run folder, or the name of a run."""
+    words: tyro.conf.Positional[tuple[str, ...]]
+    """Words to look for; upper and lower case are the same."""
+    limit: int = 10
+    """Most latents listed."""
+    runs: Path = RUNS
+    """Folder that holds the run folders."""
+    json: bool = False
+    """Print the hits as a JSON list."""
+
+
+@dataclass(frozen=True)
+class CompleteArguments:
+    """Complete prompts with the run's language model, steered by latents of its SAE."""
+
+    target: tyro.conf.Positional[str]
+    """A run folder, or the name of a run."""
+    prompts: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Texts to go on from; `-`: the lines of standard input."""
+    file: str | None = None
+    """A text file (`-`: standard input), each line a prompt."""
+    steer: tuple[str, ...] = ()
+    """`LATENT=VALUE`, in units of the codes, or `LATENT=VALUEmax` for multiples of its largest observed activation."""
+    mode: Mode = "add"
+    """What VALUE does: added to the code, set as the code, multiplied with it; `ablate` needs no value."""
+    steering: Path | None = None
+    """A file of edits, as `/save` in a chat writes it; those of --steer are added."""
+    replace: bool = False
+    """Put the SAE's reconstruction in the activation's place, instead of keeping its error."""
+    compare: bool = False
+    """Write each text twice with the same seed, plain and steered, with its perplexity under the plain model."""
+    show_latents: bool = False
+    """Under every text, the latents that are most active at each token, before any edit."""
+    top_latents: int = 3
+    """Latents shown at each token."""
+    temperature: float = 0.0
+    """0: always the most probable token."""
+    top_p: float = 1.0
+    """Sample only among the most probable tokens that make up this share."""
+    seed: int = 0
+    """Seed of the sampling; each text has draws of its own, whatever stands beside it."""
+    samples: int = 1
+    """Texts for each prompt, with this seed and those that follow."""
+    max_new_tokens: int = 40
+    """Most tokens generated."""
+    runs: Path = RUNS
+    """Folder that holds the run folders."""
+    json: bool = False
+    """Print one JSON object for each text."""
+
+
+@dataclass(frozen=True)
+class ChatArguments:
+    """Talk to the run's language model, steered by latents of its SAE. `/help` in the chat lists its commands."""
+
+    target: tyro.conf.Positional[str]
+    """A run folder, or the name of a run."""
+    steer: tuple[str, ...] = ()
+    """Steering to begin with: `LATENT=VALUE` or `LATENT=VALUEmax`, as `/steer` in the chat."""
+    mode: Mode = "add"
+    """What VALUE does, as `/mode` in the chat."""
+    steering: Path | None = None
+    """A file of edits, as `/save` writes it; those of --steer are added."""
+    replace: bool = False
+    """Put the SAE's reconstruction in the activation's place, instead of keeping its error."""
+    system: str | None = None
+    """System message; without one the model's own."""
+    compare: bool = False
+    """Answer plain and steered."""
+    show_latents: bool = False
+    """Under every answer, the latents that are most active at each token, before any edit."""
+    temperature: float = 0.6
+    """0: always the most probable token."""
+    top_p: float = 0.9
+    """Sample only among the most probable tokens that make up this share."""
+    seed: int = 0
+    """Seed of the sampling: the same conversation gets the same answers."""
+    max_new_tokens: int = 400
+    """Most tokens of an answer."""
+    runs: Path = RUNS
+    """Folder that holds the run folders."""
+
+
+@dataclass(frozen=True)
+class ModelsArguments:
+    """List the language models that are known by name, with the memory they need."""
+
+    json: bool = False
+    """Print the list as JSON."""
+
+
+@dataclass(frozen=True)
+class StoreVerify:
+    """Compare every shard with its checksum, over all cores; exit code 2 if any is damaged or missing."""
+
+    path: tyro.conf.Positional[str]
+    """A finished `activations/HOOK` or `batches/HOOK`: its folder, or an fsspec URL."""
+    json: bool = False
+    """Print the result as one JSON object."""
+
+
+@dataclass(frozen=True)
+class StoreList:
+    """List the shards."""
+
+    path: tyro.conf.Positional[str]
+    """A finished `activations/HOOK` or `batches/HOOK`: its folder, or an fsspec URL."""
+    json: bool = False
+    """Print the list as JSON."""
+
+
+@dataclass(frozen=True)
+class StoreStats:
+    """Show count, norms, variance, format, what was dropped, model and hook point."""
+
+    path: tyro.conf.Positional[str]
+    """A finished `activations/HOOK` or `batches/HOOK`: its folder, or an fsspec URL."""
+    json: bool = False
+    """Print the figures as one JSON object."""
+
+
+@dataclass(frozen=True)
+class StoreMerge:
+    """Join parts of one capture that were made in different places; shards are linked where the disk allows it."""
+
+    target: tyro.conf.Positional[Path]
+    """The new folder."""
+    sources: tyro.conf.Positional[tuple[Path, ...]]
+    """Finished `activations/HOOK` folders of the same model, hook point and sentences."""
+    json: bool = False
+    """Print the result as one JSON object."""
+
+
+@dataclass(frozen=True)
+class StorePack:
+    """Copy a store into a few large archives, to be uploaded. A packed store is read as it is: nothing unpacks it."""
+
+    path: tyro.conf.Positional[str]
+    """A finished `activations/HOOK` or `batches/HOOK`: its folder, or an fsspec URL."""
+    target: tyro.conf.Positional[str]
+    """A folder or fsspec URL for the archives; what an interrupted packing wrote there is kept."""
+    gb: float = 8.0
+    """Size of an archive, in 10^9 bytes."""
+    json: bool = False
+    """Print the result as one JSON object."""
+
+
+@dataclass(frozen=True)
+class StoreArguments:
+    """Check, list, measure, merge or pack stores of activations.
+
+    Example: monosem store pack runs/demo/batches/20.resid_post s3://bucket/demo/20.resid_post
+    """
+
+    action: tyro.conf.OmitSubcommandPrefixes[
+        tyro.conf.OmitArgPrefixes[
+            Annotated[StoreVerify, tyro.conf.subcommand("verify")]
+            | Annotated[StoreList, tyro.conf.subcommand("ls")]
+            | Annotated[StoreStats, tyro.conf.subcommand("stats")]
+            | Annotated[StoreMerge, tyro.conf.subcommand("merge")]
+            | Annotated[StorePack, tyro.conf.subcommand("pack")]
+        ]
+    ]

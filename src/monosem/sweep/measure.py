@@ -1,0 +1,94 @@
+"""What a sweep compares its SAEs by: FVU, L0 and dead latents on held-out activations, and the language model's loss.
+
+The language model reads every held-out sentence once; each SAE takes its turn behind the hook point.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from monosem import progress
+from monosem.atomic import write_text
+from monosem.evaluate import downstream, held_out, reconstruction
+from monosem.evaluate.replay import Replay
+from monosem.lm.source import open_model
+from monosem.run import Run, Stage
+from monosem.sae import files
+from monosem.sae.autoencoder import Autoencoder
+from monosem.store import loader
+from monosem.store.stats import Statistics
+from monosem.sweep.members import Opened
+from monosem.train import loop, tracking
+
+BATCH = 4096  # activations measured at once
+FILE = "measured.json"
+
+
+def make(base: Run, members: Sequence[Opened]) -> dict[str, dict[str, Any]]:
+    """The figures of every member, by name; those that are there already are kept."""
+    stages = {member.name: _open_stage(member) for member in members}
+    missing = [member for member in members if not stages[member.name].complete]
+    if missing:
+        saes = {member.name: files.load(member.run.folder("sae") / "final") for member in missing}
+        progress.note(f"measuring {len(saes)} SAEs")
+        found = _measure(base, saes)
+        for member in missing:
+            stage = stages[member.name]
+            stage.begin()
+            figures = {**found[member.name], "dead": _dead(member)}
+            write_text(stage.path / FILE, json.dumps(figures, indent=2) + "\n")
+            stage.add_shard(FILE, 1)
+            stage.finish(**figures)
+    return {name: json.loads((stage.path / FILE).read_text(encoding="utf-8")) for name, stage in stages.items()}
+
+
+def _open_stage(member: Opened) -> Stage:
+    part = {**member.run.recipe.evaluate.fingerprint_part(), "seed": member.run.recipe.seed}
+    return member.run.stage(member.run.folder("measured"), part, [member.stage])
+
+
+def _dead(member: Opened) -> int:
+    """Latents that fired nowhere in the last pass over the training set, or in all of a shorter training."""
+    left = loop.rows_in(member.run)
+    fired = torch.zeros(member.run.recipe.sae.n, dtype=torch.bool)
+    for interval in reversed(tracking.read(member.run.path / "tracking")):
+        fired |= interval.fire_count > 0
+        left -= interval.activations
+        if left <= 0:
+            break
+    return int((~fired).sum())
+
+
+def _measure(base: Run, saes: Mapping[str, Autoencoder]) -> dict[str, dict[str, Any]]:
+    batches = base.folder("batches", base.recipe.hook_point)
+    methods = {name: reconstruction.through(sae) for name, sae in saes.items()}
+    stored = reconstruction.measure(loader.validation(batches, BATCH), methods)
+    replay = Replay(open_model(base.recipe.model), base.recipe.hook_point)
+    mean = torch.as_tensor(Statistics.load(batches).mean).float()
+    ablations = {
+        "zero ablation": reconstruction.constant(torch.zeros_like(mean)),
+        "mean ablation": reconstruction.constant(mean),
+    }
+    one = next(iter(saes.values()))
+    read = downstream.measure(
+        replay,
+        held_out.token_ids(base, replay.model.tokenizer),
+        {**ablations, **methods},
+        everywhere=(),
+        dropped=downstream.Dropped(one.config.norm_threshold, base.recipe.capture.drop_first),
+        batch_tokens=base.recipe.evaluate.batch_tokens,
+    )
+    clean = read.ce_clean
+    zero, average = (read.default[name].ce for name in ablations)
+    return {
+        name: {
+            "fvu": stored[name].fvu,
+            "l0": stored[name].l0,
+            "ce_recovered_zero": downstream.recovered(read.default[name].ce, zero, clean),
+            "ce_recovered_mean": downstream.recovered(read.default[name].ce, average, clean),
+            "kl": read.default[name].kl,
+        }
+        for name in saes
+    }
