@@ -279,7 +279,7 @@ def main() -> None:
     torch.set_num_threads(1)
     print(", ".join(f"{name} {value}" for name, value in asdict(task).items()), HEADER, sep="\n", flush=True)
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(options.jobs) as pool:
-        seeds = [TUNING_SEED, *range(options.seeds)]
+        seeds = [TUNING_SEED, *range(options.first_seed, options.first_seed + options.seeds)]
         grounds = list(pool.map(lambda seed: Ground(task, seed, options.test, Path(folder)), seeds))
         competition = Competition(task, grounds, options.lr, options.peers)
         by_chance = [ground.chance() for ground in grounds[1:]]
@@ -308,7 +308,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--dead-steps", type=int, default=25, help="a latent silent for so many steps is dead")
     parser.add_argument("--lr", type=float, nargs="+", default=[1e-3, 3e-3, 1e-2])
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=3, help="of the table")
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--test", type=int, default=16_384, help="fresh vectors that everyone is measured on")
     parser.add_argument("--sparsities", nargs="+", default=SPARSITIES, choices=SPARSITIES)
     parser.add_argument("--peers", metavar="PYTHON", help="python of an environment with the peers")

@@ -2,6 +2,7 @@
 
 import json
 import random
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from monosem import assets
+
+# a shell without job control lets what runs in the background ignore Ctrl-C, and children inherit that
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CORES = torch.get_num_threads()
 torch.set_num_threads(1)  # threads that wait for each other cost small models more than they compute

@@ -60,7 +60,7 @@ def plot(table: Sequence[Mapping[str, Any]]) -> bytes:
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     _scatter(left, table, "fvu", "FVU (lower is better)")
-    _scatter(right, table, "ce_recovered_zero", "CE recovered, against zero ablation (higher is better)")
+    _scatter(right, table, "ce_recovered_zero", "CE recovered, zero ablation (higher is better)")
     front = sorted((row for row in table if row["pareto"]), key=lambda row: row["l0"])
     left.plot([row["l0"] for row in front], [row["fvu"] for row in front], color="#888888", linewidth=1, zorder=1)
     data = io.BytesIO()
