@@ -8,6 +8,7 @@ from torch import Tensor
 
 from monosem.kernels import Kernels, Workspace
 from monosem.sae.sparsity.protocol import CodeGradients, Encoder, Selection
+from monosem.sae.sparsity.rectified import Rectified
 
 ROUNDING = 0.03
 """Selected this far below a threshold in low precision, so that rounding loses nothing that is above it."""
@@ -18,37 +19,17 @@ SPARE = 1.25
 """BatchTopK collects about this many times what it keeps."""
 
 
-class ReLU:
+class ReLU(Rectified):
     """Every positive pre-activation; a penalty on the values keeps them few.
 
     Bricken et al. (2023), "Towards monosemanticity".
     """
-
-    signed = False
 
     def select(self, kernels: Kernels, z: Tensor, encoder: Encoder, workspace: Workspace, *, exact: bool) -> Selection:
         threshold = torch.zeros_like(encoder.bias) if encoder.threshold is None else encoder.threshold
         margin = EXACT_ROUNDING if exact else ROUNDING
         found = _above(kernels, z, encoder, threshold - margin, workspace, exact=exact)
         return _kept(found, found.pre > _at(threshold, found))
-
-    def candidates(
-        self, kernels: Kernels, z: Tensor, encoder: Encoder, workspace: Workspace, *, exact: bool
-    ) -> Selection:
-        return self.select(kernels, z, encoder, workspace, exact=exact)
-
-    def activate(self, selection: Selection, encoder: Encoder) -> Tensor:  # noqa: ARG002
-        return selection.pre.relu()
-
-    def backward(
-        self,
-        selection: Selection,  # noqa: ARG002
-        encoder: Encoder,  # noqa: ARG002
-        values: Tensor,
-        d_values: Tensor,
-        d_active: float,  # noqa: ARG002
-    ) -> CodeGradients:
-        return CodeGradients(torch.where(values > 0, d_values, 0))
 
 
 class BatchTopK(ReLU):

@@ -1,19 +1,17 @@
 """Sparsities with the same number of active latents in every vector: TopK and AbsTopK."""
 
-import torch
 from torch import Tensor
 
 from monosem.kernels import Kernels, Pattern, Workspace
 from monosem.sae.sparsity.protocol import CodeGradients, Encoder, Selection
+from monosem.sae.sparsity.rectified import Rectified
 
 
-class TopK:
+class TopK(Rectified):
     """The k largest pre-activations of every vector, after ReLU: a negative winner's value is zero.
 
     Gao et al. (2024), "Scaling and evaluating sparse autoencoders", section 2.3.
     """
-
-    signed = False
 
     def __init__(self, k: int) -> None:
         self.k = k
@@ -24,24 +22,6 @@ class TopK:
         )
         pattern = Pattern.fixed(indices, len(encoder.weight))
         return Selection(pattern, kernels.values_at(z, encoder.weight, pattern, encoder.bias))
-
-    def candidates(
-        self, kernels: Kernels, z: Tensor, encoder: Encoder, workspace: Workspace, *, exact: bool
-    ) -> Selection:
-        return self.select(kernels, z, encoder, workspace, exact=exact)
-
-    def activate(self, selection: Selection, encoder: Encoder) -> Tensor:  # noqa: ARG002
-        return selection.pre.relu()
-
-    def backward(
-        self,
-        selection: Selection,  # noqa: ARG002
-        encoder: Encoder,  # noqa: ARG002
-        values: Tensor,
-        d_values: Tensor,
-        d_active: float,  # noqa: ARG002
-    ) -> CodeGradients:
-        return CodeGradients(torch.where(values > 0, d_values, 0))
 
 
 class AbsTopK(TopK):
