@@ -111,14 +111,18 @@ def test_a_stopped_sweep_ends_with_the_same_bytes(
     often = ["--train.checkpoint_minutes", "0.001", "--runs", str(tmp_path), "--json"]
     command = [sys.executable, "-m", "monosem.cli", "sweep", str(tiny_recipe), *AXES, *often]
     members = tmp_path / "tiny" / "sweep"
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, process_group=0)
-    while process.poll() is None and len({path.parts[-4] for path in members.glob("*/sae/step-*/trainer.json")}) < 4:
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # as here: the last bit of a float sum depends on it
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, process_group=0, env=one_thread)
+    while (
+        process.poll() is None
+        and len({path.parts[-4] for path in members.glob("*/sae/step-????????/trainer.json")}) < 4
+    ):
         time.sleep(0.002)
     os.killpg(process.pid, number)
     _, told = process.communicate()
     assert process.returncode in (-number, 130), told  # 130: after a step, with a checkpoint
     assert not list(members.glob("*/sae/final"))
-    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    again = subprocess.run(command, capture_output=True, text=True, check=False, env=one_thread)
     assert again.returncode == 0, again.stderr
     assert "going on after step" in again.stderr
     assert json.loads(again.stdout) == rows
