@@ -1,6 +1,7 @@
-"""Sentences as the token ids that a model reads: no beginning-of-sequence token, cut to a longest length.
+"""Sentences as the token ids that a model reads: as its tokenizer gives them, cut to a longest length.
 
-Without that token latents carry meaning, not position. Knows nothing of where the sentences come from.
+Most families have no beginning-of-sequence token there, so that latents carry meaning, not position. Knows nothing of
+where the sentences come from.
 """
 
 from collections.abc import Sequence

