@@ -8,6 +8,7 @@ MonosemError
 ├── StoreError       a shard or store: damaged, missing, of another kind
 ├── SaeError         an SAE file, a latent or codes that do not fit
 ├── TrainingError    a training run that cannot go on (diverged, no data)
+├── ProviderError    whoever answers prompts: no key, no budget, a batch or file that does not fit
 └── RunError         a run folder: locked, made with another recipe, stage missing
 
 Every message is one line: what is wrong, where, what was expected, and what mends it. The command line prints it
@@ -45,6 +46,10 @@ class SaeError(MonosemError):
 
 class TrainingError(MonosemError):
     """Training cannot go on."""
+
+
+class ProviderError(MonosemError):
+    """Whoever answers prompts cannot: no key, no budget, no such server, a batch or file that does not fit."""
 
 
 class RunError(MonosemError):

@@ -1,0 +1,1 @@
+"""Whoever answers a prompt with text: batch interfaces, servers, files, the embedded language model."""
