@@ -24,6 +24,8 @@ class StageArguments:
     """Folder that holds the run folders."""
     redo: Verb | None = None
     """Delete the files of this stage and of all that follow, then make them again."""
+    dry_run: bool = False
+    """Rehearse the recipe in minutes on a CPU: a random model of its width with two layers, few sentences and steps."""
     json: bool = False
     """Print the result as one JSON object."""
 

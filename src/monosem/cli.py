@@ -54,7 +54,13 @@ def stages(*verbs: str) -> Callable[[StageArguments], None]:
     """The call that makes these stages."""
 
     def call(arguments: StageArguments) -> None:
-        opened = Run(_path(arguments.target, arguments.runs, arguments.recipe.name), arguments.recipe)
+        if arguments.dry_run:
+            from monosem import dry_run
+
+            wanted = dry_run.rehearse(arguments.recipe, arguments.runs)
+            opened = Run(arguments.runs / wanted.name, wanted)
+        else:
+            opened = Run(_path(arguments.target, arguments.runs, arguments.recipe.name), arguments.recipe)
         made = pipeline.make(opened, verbs, arguments.redo)
         from monosem.app import summary
 

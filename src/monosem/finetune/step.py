@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from monosem.lm.packed import Packed
-from monosem.lm.protocol import DifferentiableModel
+from monosem.lm.protocol import LanguageModel
 from monosem.sae.objective import Term
 from monosem.steering import within
 from monosem.train.step import StepResult, TrainStep
@@ -47,7 +47,7 @@ class FinetuneStep:
         output_hook_point: what it reconstructs, of a transcoder. None: what it reads.
     """
 
-    model: DifferentiableModel
+    model: LanguageModel
     hook_point: str
     training: TrainStep
     alpha: float = 1.0
