@@ -227,7 +227,7 @@ def joined(patience: float = PATIENCE) -> Iterator[Ranks]:
         ) from None
     try:
         ranks = Ranks(place, PrefixStore("monosem", store), group)
-        ranks.agree("code", {"version": code_version(), "torch": torch.__version__, "threads": torch.get_num_threads()})
+        ranks.agree("code", {"sources": code_version(), "torch": torch.__version__, "threads": torch.get_num_threads()})
         yield ranks
     finally:
         dist.destroy_process_group()
@@ -235,13 +235,11 @@ def joined(patience: float = PATIENCE) -> Iterator[Ranks]:
 
 @lru_cache(maxsize=1)
 def code_version() -> str:
-    """The version of monosem and a digest of its sources."""
-    from monosem import __version__
-
+    """A digest of monosem's sources, its version among them."""
     digest, home = hashlib.sha256(), Path(__file__).parent
     for file in sorted(home.rglob("*.py")):
         digest.update(file.relative_to(home).as_posix().encode() + b"\0" + file.read_bytes())
-    return f"{__version__}+{digest.hexdigest()[:12]}"
+    return digest.hexdigest()[:12]
 
 
 def _flat(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
