@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from monosem.errors import MonosemError, RunError
+from monosem.progress import progress
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -177,6 +178,21 @@ class Ranks:
     def counter(self, what: str) -> Counter:
         """A new counter that begins at 0; all ranks make theirs in the same order."""
         return Counter(f"{what}/{next(self._serial)}", self._store)
+
+    @contextlib.contextmanager
+    def progress(self, what: str, total: int, unit: str, done: int = 0) -> Iterator[Callable[[int], None]]:
+        """As `monosem.progress.progress`, of the work of all ranks; the function may be called by several threads."""
+        counter, lock, shown = self.counter(what), threading.Lock(), 0
+        with progress(what, total, unit, done) as advance:
+
+            def told(amount: int) -> None:
+                nonlocal shown
+                with lock:
+                    everybody = counter.add(amount)
+                    advance(everybody - shown)
+                    shown = everybody
+
+            yield told
 
     @contextlib.contextmanager
     def _naming(self, what: str) -> Iterator[None]:

@@ -26,7 +26,7 @@ from monosem.errors import StoreError
 from monosem.lm.packed import Packed
 from monosem.lm.protocol import LanguageModel
 from monosem.lm.source import open_model
-from monosem.progress import note, progress
+from monosem.progress import note
 from monosem.run import Run, Stage
 from monosem.store import disk, remote
 from monosem.store.activations import open_stage
@@ -113,28 +113,17 @@ class _Capture:
         first, calibration = next(iter(self.stages.values())), next(iter(self.calibrations.values()))
         done = sum(shard.info["tokens"] for shard in first.shards)
         total = round(calibration.tokens_per_sentence * len(self.sentences))
-        claimed, counted = self.ranks.counter("units"), self.ranks.counter("tokens")
-        started, own, shown = time.monotonic(), 0, 0
-        with (
-            progress("capture", total, "tokens", done) as advance,
-            Writer(WRITERS, UNITS_AHEAD * len(self.stages)) as writer,
-        ):
-
-            def told(amount: int) -> None:
-                nonlocal own, shown
-                own, all_ranks = own + amount, counted.add(amount)
-                advance(all_ranks - shown)
-                shown = all_ranks
-
+        claimed = self.ranks.counter("units")
+        started, own = time.monotonic(), 0
+        bar, room = self.ranks.progress("capture", total, "tokens", done), UNITS_AHEAD * len(self.stages)
+        with bar as advance, Writer(WRITERS, room) as writer:
             for number in claimed.numbers(len(todo)):
                 unit = todo[number]
                 ids = self._ids(np.arange(unit.start, unit.stop))
-                self._hand_over(
-                    writer,
-                    unit,
-                    ids,
-                    read(self.model, ids, self._needed(unit), self.formats, self.recipe.batch_tokens, told),
-                )
+                captured = read(self.model, ids, self._needed(unit), self.formats, self.recipe.batch_tokens, advance)
+                self._hand_over(writer, unit, ids, captured)
+                del captured  # its memory belongs to the writer alone
+                own += sum(map(len, ids))
             writer.finish()
         return Spent(own, max(time.monotonic() - started, 1e-9), writer.waited)
 

@@ -75,6 +75,9 @@ class PrepareRecipe(Section):
     """Share of the sentences held out for validation."""
     shard_mb: Count = 512
     """Size of one shuffled shard, MiB; each is shuffled in memory."""
+    geometric_median: bool = False
+    """Measure the geometric median of all training activations, for `sae.b_pre`, which else takes that of a sample. It
+    reads them some ten times more."""
     workers: int = Field(default=0, ge=0, json_schema_extra=OPERATIONAL)
     """Threads. 0: one per core."""
     consume: bool = Field(default=False, json_schema_extra=OPERATIONAL)
