@@ -135,7 +135,7 @@ def new_sae(recipe: Recipe, known: Known, sample: Sample, target: Known | None =
 
     Args:
         known: of the training set.
-        sample: raw activations, for a geometric median.
+        sample: raw activations, for a geometric median that is not known.
         target: of what a transcoder shall make of them. None: an autoencoder.
     """
     statistics = known.statistics
@@ -164,9 +164,9 @@ def new_sae(recipe: Recipe, known: Known, sample: Sample, target: Known | None =
         target=_normalising(target.statistics) if target is not None and config.normalised_target else None,
     )
     with torch.no_grad():
-        sae.b_pre.copy_(_centre(recipe, statistics, sample.x, lambda x: sae.standardise(x).y))
+        sae.b_pre.copy_(_centre(recipe, known, sample.x, lambda x: sae.standardise(x).y))
         if sae.b_dec is not None and target is not None:
-            sae.b_dec.copy_(_centre(recipe, target.statistics, sample.target, sae.standardise_target))
+            sae.b_dec.copy_(_centre(recipe, target, sample.target, sae.standardise_target))
     return sae
 
 
@@ -174,12 +174,14 @@ def _normalising(statistics: Statistics) -> Normalising:
     return dataset_statistics(torch.from_numpy(statistics.mean), torch.from_numpy(statistics.variance))
 
 
-def _centre(recipe: Recipe, statistics: Statistics, sample: Tensor, standardise: Callable[[Tensor], Tensor]) -> Tensor:
+def _centre(recipe: Recipe, known: Known, sample: Tensor, standardise: Callable[[Tensor], Tensor]) -> Tensor:
     """[d] where a bias starts that all activations share."""
     match recipe.sae.b_pre:
         case "mean":
-            return standardise(torch.from_numpy(statistics.mean)[None].float())[0]
+            return standardise(torch.from_numpy(known.statistics.mean)[None].float())[0]
+        case "geometric_median" if known.median is not None:
+            return standardise(torch.from_numpy(known.median)[None].float())[0]
         case "geometric_median":
             return geometric_median(standardise(sample))
         case "zero":
-            return torch.zeros(len(statistics.mean))
+            return torch.zeros(len(known.statistics.mean))

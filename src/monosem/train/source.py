@@ -7,6 +7,9 @@ through a source alone, if at all.
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from monosem.store.loader import Batch, Cursor
 from monosem.store.pairs import Sample
 from monosem.store.stats import Statistics
@@ -18,6 +21,8 @@ class Known(NamedTuple):
     statistics: Statistics
     norm_threshold: float | None
     """Those with a larger norm are left out. None: none are."""
+    median: NDArray[np.float64] | None = None
+    """`[d]`, the geometric median. None: nobody has looked for it."""
 
 
 class Feed(Protocol):

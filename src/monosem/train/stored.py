@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 
 from monosem.run import Run
-from monosem.store import loader, prepare
+from monosem.store import loader, median, prepare
 from monosem.store.loader import Cursor
 from monosem.store.pairs import Sample, open_pairs
 from monosem.store.stats import Statistics
@@ -47,5 +47,6 @@ class Stored:
         return Sample(*(torch.cat([part.float() for part in column]) for column in zip(*parts, strict=True)))
 
     def _known(self, hook_point: str) -> Known:
-        statistics = Statistics.load(self._run.folder("batches", hook_point))
-        return Known(statistics, prepare.open_stage(self._run, hook_point).manifest.counts["norm_threshold"])
+        folder = self._run.folder("batches", hook_point)
+        counts = prepare.open_stage(self._run, hook_point).manifest.counts
+        return Known(Statistics.load(folder), counts["norm_threshold"], median.load(folder))

@@ -150,9 +150,11 @@ class Trainer:
         self._sinks.close()
 
     def _untrained(self) -> Autoencoder:
-        medians = self.recipe.sae.b_pre == "geometric_median"
-        sample = self.source.sample(MEDIAN_ROWS) if medians else Sample(torch.empty(0, 0), torch.empty(0, 0))
-        return new_sae(self.recipe, self.source.known(), sample, self.source.target())
+        known, target = self.source.known(), self.source.target()
+        sample = Sample(torch.empty(0, 0), torch.empty(0, 0))
+        if self.recipe.sae.b_pre == "geometric_median" and any(one and one.median is None for one in (known, target)):
+            sample = self.source.sample(MEDIAN_ROWS)
+        return new_sae(self.recipe, known, sample, target)
 
     def _figures(self, result: StepResult) -> dict[str, float]:
         figures = {
