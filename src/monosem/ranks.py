@@ -58,13 +58,14 @@ class Counter:
     Counting up by one shares out work: a rank that is done with one piece takes the next that nobody has.
     """
 
-    def __init__(self, key: str, store: "Store | None") -> None:
-        self._key, self._store, self._alone, self._lock = key, store, 0, threading.Lock()
+    def __init__(self, key: str, ranks: "Ranks") -> None:
+        self._key, self._ranks, self._alone, self._lock = key, ranks, 0, threading.Lock()
 
     def add(self, amount: int = 1) -> int:
-        """Add; returns the sum of what all ranks have added so far."""
-        if self._store is not None:
-            return self._store.add(self._key, amount)
+        """Add; returns the sum of what all ranks have added so far. Raises as `Ranks.barrier`."""
+        if self._ranks.store is not None:
+            with self._ranks.naming(self._key):
+                return self._ranks.store.add(self._key, amount)
         with self._lock:
             self._alone += amount
             return self._alone
@@ -83,7 +84,7 @@ class Ranks:
     ) -> None:
         """Made by `joined`; without arguments one process alone."""
         self.rank, self.world, self.local_rank, self.local_world = place or Place()
-        self._store, self._group, self._serial = store, group, itertools.count()
+        self.store, self._group, self._serial = store, group, itertools.count()
 
     @property
     def first(self) -> bool:
@@ -120,7 +121,7 @@ class Ranks:
         if self.world > 1:
             import torch.distributed as dist
 
-            with self._naming(what):
+            with self.naming(what):
                 dist.monitored_barrier(self._group, timedelta(seconds=seconds), wait_all_ranks=True)
 
     def broadcast(self, what: str, value: T) -> T:
@@ -131,7 +132,7 @@ class Ranks:
 
         self.barrier(what)
         values = [value]
-        with self._naming(what):
+        with self.naming(what):
             dist.broadcast_object_list(values, src=0, group=self._group)
         return values[0]
 
@@ -143,7 +144,7 @@ class Ranks:
 
         self.barrier(what)
         values: list[Any] = [None] * self.world
-        with self._naming(what):
+        with self.naming(what):
             dist.all_gather_object(values, value, group=self._group)
         return values
 
@@ -177,7 +178,7 @@ class Ranks:
 
     def counter(self, what: str) -> Counter:
         """A new counter that begins at 0; all ranks make theirs in the same order."""
-        return Counter(f"{what}/{next(self._serial)}", self._store)
+        return Counter(f"{what}/{next(self._serial)}", self)
 
     @contextlib.contextmanager
     def progress(self, what: str, total: int, unit: str, done: int = 0) -> Iterator[Callable[[int], None]]:
@@ -195,8 +196,8 @@ class Ranks:
             yield told
 
     @contextlib.contextmanager
-    def _naming(self, what: str) -> Iterator[None]:
-        """One line for whatever torch.distributed says of a rank that is gone."""
+    def naming(self, what: str) -> Iterator[None]:
+        """One `RunError` for whatever torch.distributed says at `what` of a rank that is gone."""
         try:
             yield
         except RuntimeError as error:

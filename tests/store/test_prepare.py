@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from interrupted import contents, make_with_kills
+from killed_ranks import make_with_kills_of_ranks, without_times
 from scipy.optimize import minimize
 from scipy.stats import chi2_contingency, chisquare
 from source_store import Made, in_order, make_store, read_all
@@ -275,3 +276,33 @@ def test_batches_that_are_the_only_copy_are_not_made_again(store: Made) -> None:
     with pytest.raises(StoreError, match=r"prepare\.consume deleted these activations"):
         prepare.check(run, ["prepare"], "prepare")
     prepare.check(run, ["prepare"], "capture")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("consume", [False, True])
+def test_ranks_killed_ten_times_leave_the_files_of_one_process(tmp_path: Path, consume: bool) -> None:
+    store = make_store(tmp_path, sentences=9000, d=24, per_shard=30)
+    whole = Stage(tmp_path / "batches" / "whole", "batches", {"seed": 3}, {})
+    recipe = PrepareRecipe(validation_fraction=FRACTION, geometric_median=True)
+    prepare._Preparation(store.stage, whole, recipe, 3, Plan(60, 8)).make()
+    make_with_kills_of_ranks(
+        f"""
+        from pathlib import Path
+        from monosem.recipe import PrepareRecipe
+        from monosem.run import Stage
+        from monosem.store import prepare
+        run = Path({str(tmp_path)!r})
+        FOLDER = run / "batches" / "killed"
+        def make(ranks):
+            source = Stage(run / "activations" / "1.resid_post", "activations", {{"made": "for a test"}}, {{}})
+            stage = Stage(FOLDER, "batches", {{"seed": 3}}, {{}})
+            keys = dict(validation_fraction={FRACTION}, workers=2, consume={consume}, geometric_median=True)
+            prepare._Preparation(source, stage, PrepareRecipe(**keys), 3, prepare.Plan(60, 8), ranks).make()
+        """,
+        longest=0.15,
+    )
+    found, expected = without_times(tmp_path / "batches" / "killed"), without_times(whole.path)
+    assert found.keys() == expected.keys()
+    assert [name for name in expected if found[name] != expected[name]] == []
+    rows = [read_all(tmp_path / "batches" / "killed", part) for part in ("train-", "validation-")]
+    assert torch.equal(torch.cat([part.token for part in rows]).sort().values, store.rows.token)
