@@ -32,6 +32,13 @@ class Step(NamedTuple):
     """Whether a recipe asks for the stage at all."""
     shared: bool = False
     """Whether all ranks make it together."""
+    stored: bool = False
+    """Whether it makes or reads stored activations: where training needs none, it is made when it is named alone."""
+
+    def asked(self, recipe: Recipe, verbs: Sequence[str]) -> bool:
+        """Whether these verbs make it."""
+        spared = self.stored and recipe.train.source == "live" and set(verbs) == set(VERBS)
+        return self.verb in verbs and self.wanted(recipe) and not spared
 
 
 PIPELINE = (
@@ -42,6 +49,7 @@ PIPELINE = (
         "monosem.capture",
         "Store the language model's activations on the sentences.",
         shared=True,
+        stored=True,
     ),
     Step(
         "prepare",
@@ -49,8 +57,9 @@ PIPELINE = (
         "monosem.store.prepare",
         "Shuffle the activations and split off validation sentences.",
         shared=True,
+        stored=True,
     ),
-    Step("train", "sae", "monosem.train.loop", "Train the sparse autoencoder; goes on from its last checkpoint."),
+    Step("train", "sae", "monosem.training", "Train the sparse autoencoder; goes on from its last checkpoint."),
     Step(
         "finetune",
         "finetune",
@@ -58,10 +67,18 @@ PIPELINE = (
         "Fine-tune the SAE against the language model; left out unless finetune.tokens is set.",
         wanted=lambda recipe: recipe.finetune.wanted,
     ),
-    Step("examples", "examples", "monosem.interpret.examples", "Find the sentences that activate each latent most."),
-    Step("explain", "explanations", "monosem.interpret.explain", "Say in words what each latent reacts to."),
-    Step("evaluate", "evaluation", "monosem.evaluate.stage", "Measure the SAE beside its baselines."),
-    Step("report", "report", "monosem.evaluate.report", "Write the self-contained page report.html."),
+    Step(
+        "examples",
+        "examples",
+        "monosem.interpret.examples",
+        "Find the sentences that activate each latent most.",
+        stored=True,
+    ),
+    Step(
+        "explain", "explanations", "monosem.interpret.explain", "Say in words what each latent reacts to.", stored=True
+    ),
+    Step("evaluate", "evaluation", "monosem.evaluate.stage", "Measure the SAE beside its baselines.", stored=True),
+    Step("report", "report", "monosem.evaluate.report", "Write the self-contained page report.html.", stored=True),
 )
 VERBS = tuple(step.verb for step in PIPELINE)
 
@@ -81,7 +98,7 @@ def make(run: Run, verbs: Sequence[str] = VERBS, redo: str | None = None) -> dic
     with run.lock():
         run.ranks.once("the files that are there", lambda: _begin(run, verbs, redo))
         for step in PIPELINE:
-            if step.verb in verbs and step.wanted(run.recipe):
+            if step.asked(run.recipe, verbs):
                 made[step.verb] = _make(run, step)
             elif step.verb in verbs:
                 progress.note(f"{step.verb}: skipped, the recipe does not ask for it")

@@ -16,8 +16,10 @@ from monosem.lm.packed import Packed
 from monosem.lm.source import open_model
 from monosem.recipe import Recipe
 from monosem.sae.autoencoder import Autoencoder
+from monosem.store.pairs import Sample
 from monosem.store.stats import Statistics
 from monosem.train.settings import Plan, device_of, new_sae, step_settings
+from monosem.train.source import Known
 from monosem.train.step import TrainStep
 
 TURNS = 3
@@ -51,11 +53,12 @@ def _step(recipe: Recipe, work: Workload, d: int) -> float:
     device = device_of(recipe)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(recipe.train.batch, d, generator=generator)
-    statistics_ = Statistics.of(x)
-    sae: Autoencoder = new_sae(recipe, statistics_, x, None).to(device)
+    known = Known(Statistics.of(x), None)
+    transcodes = len(recipe.trained_on) > 1
+    sae: Autoencoder = new_sae(recipe, known, Sample(x, x), known if transcodes else None).to(device)
     step = TrainStep(sae, step_settings(recipe, Plan.of(recipe, work.rows), d))
     batch = x.to(device)
-    return _median(lambda: step.step(batch))
+    return _median(lambda: step.step(batch, batch if transcodes else None))
 
 
 def _median(call: Callable[[], object]) -> float:
