@@ -106,6 +106,22 @@ def training_charts(metrics: Sequence[Mapping[str, float]]) -> list[Chart]:
         ("dead", "Dead latents", (("dead", "dead"),), False),
         ("lr", "Learning rate", (("lr", "rate"),), False),
     )
+    return _charts(metrics, wanted)
+
+
+def finetune_charts(metrics: Sequence[Mapping[str, float]]) -> list[Chart]:
+    """The curves that `finetune/metrics.jsonl` holds, as `training_charts`."""
+    wanted = (
+        ("finetune-kl", "Fine-tuning: KL", (("kl", "clean || spliced"),), True),
+        ("finetune-fvu", "Fine-tuning: FVU", (("main", "train"),), False),
+    )
+    return _charts(metrics, wanted)
+
+
+def _charts(
+    metrics: Sequence[Mapping[str, float]], wanted: Sequence[tuple[str, str, tuple[tuple[str, str], ...], bool]]
+) -> list[Chart]:
+    """Args: wanted: name, title, lines (key and label of each), whether values are on a log scale."""
     charts = []
     for name, title, lines, log in wanted:
         curves = [curve for key, label in lines if (curve := _curve(metrics, key, label)).values]

@@ -1,6 +1,6 @@
 """The ring: every row once, mixed, the same from any place on."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 import pytest
@@ -15,7 +15,7 @@ SENTENCES = 600  # an epoch; sentence s has 1 + s % 7 rows, the first of which i
 HALF, BATCH = 200, 48
 
 
-def read(sentences: list[list[int]]) -> Iterator[tuple[Tensor, Tensor]]:
+def read(sentences: Sequence[Sequence[int]]) -> Iterator[tuple[Tensor, Tensor]]:
     """A row holds its sentence and its place; the target holds them, too."""
     for ids in sentences:
         rows = torch.tensor([[ids[0], place] for place in range(len(ids)) if place or ids[0] % 5]).float()
