@@ -43,6 +43,13 @@ PIPELINE = (
     ),
     Step("codes", "codes", "monosem.interpret.encoding", "Encode every stored activation by the SAE once."),
     Step("examples", "examples", "monosem.interpret.examples", "Find the sentences that activate each latent most."),
+    Step(
+        "coactivation",
+        "coactivation",
+        "monosem.interpret.coactivation",
+        "Count which latents fire on the same tokens, and find clusters of latents.",
+    ),
+    Step("groups", "groups", "monosem.interpret.groups", "Find n-grams and groups in each latent's sentences."),
     Step("explain", "explanations", "monosem.interpret.explain", "Say in words what each latent reacts to."),
     Step("evaluate", "evaluation", "monosem.evaluate.stage", "Measure the SAE beside its baselines."),
     Step("report", "report", "monosem.evaluate.report", "Write the self-contained page report.html."),
