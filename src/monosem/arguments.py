@@ -69,8 +69,8 @@ class ShowArguments:
     """A run folder, or the name of a run."""
     latent: tyro.conf.Positional[int]
     """Number of the latent, from 0."""
-    aggregation: Aggregation = "max"
-    """Which ranking of sentences is shown."""
+    aggregation: Aggregation | Literal["quantile", "random"] = "max"
+    """Which sentences are shown: the best by an aggregation, some spread over its strength, or random ones."""
     top: int = 10
     """Sentences shown."""
     runs: Path = RUNS

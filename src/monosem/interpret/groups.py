@@ -19,11 +19,11 @@ from monosem.interpret import encoding, examples, grouping, lexicons, tables, to
 from monosem.interpret.codes import StoredCodes
 from monosem.interpret.grouping import Group
 from monosem.interpret.lexicons import Batch
+from monosem.interpret.tables import GROUPS
 from monosem.lm.source import open_tokenizer
 from monosem.recipe import GroupsRecipe
 from monosem.run import Run, Stage
 
-GROUPS = "groups.parquet"
 TOKEN_ONLY = 0.9  # of its firings on the token, and of the token's occurrences
 ROWS_IN_GROUP = 1024
 AGGREGATIONS = ("max", "quantile", "random")

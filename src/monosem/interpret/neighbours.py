@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 
 from monosem.errors import RunError, SaeError
 from monosem.interpret import cards, tables
-from monosem.interpret.coactivation import CLUSTERS, COSINES, PARTNERS
 from monosem.interpret.linkage import ALONE
+from monosem.interpret.tables import CLUSTERS, COSINES, PARTNERS
 
 Measure = Literal["jaccard", "conditional", "reverse", "pmi", "cosine"]
 MEASURES: tuple[Measure, ...] = get_args(Measure)
