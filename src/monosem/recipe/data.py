@@ -35,6 +35,8 @@ class CorpusRecipe(Section):
     """The column or key of a label to keep beside each document, if any."""
     max_documents: Count | None = None
     """At most this many documents, drawn at random with the run's seed, their order kept. None: all."""
+    max_sentences: Count | None = None
+    """Stop after this many sentences. None: all."""
     max_tokens: Count = 192
     """Longer sentences are cut to this many tokens when they are read by the model; their text stays whole."""
     workers: int = Field(default=0, ge=0, json_schema_extra=OPERATIONAL)
