@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import tyro
 
-from monosem import __version__, pipeline, recipe, run
+from monosem import __version__, pipeline, progress, ranks, recipe, run
 from monosem.arguments import (
     RUNS,
     ChatArguments,
@@ -56,17 +56,22 @@ def stages(*verbs: str) -> Callable[[StageArguments], None]:
     """The call that makes these stages."""
 
     def call(arguments: StageArguments) -> None:
-        if arguments.dry_run:
-            from monosem import dry_run
+        with ranks.joined() as together:
+            if not together.first:
+                progress.silence()
+            if arguments.dry_run:
+                from monosem import dry_run
 
-            wanted = dry_run.rehearse(arguments.recipe, arguments.runs)
-            opened = Run(arguments.runs / wanted.name, wanted)
-        else:
-            opened = Run(_path(arguments.target, arguments.runs, arguments.recipe.name), arguments.recipe)
-        made = pipeline.make(opened, verbs, arguments.redo)
-        from monosem.app import summary
+                wanted = dry_run.rehearse(arguments.recipe, arguments.runs)
+                opened = Run(arguments.runs / wanted.name, wanted, together)
+            else:
+                path = _path(arguments.target, arguments.runs, arguments.recipe.name)
+                opened = Run(path, arguments.recipe, together)
+            made = pipeline.make(opened, verbs, arguments.redo)
+        if together.first:
+            from monosem.app import summary
 
-        summary.show(opened, made, as_json=arguments.json)
+            summary.show(opened, made, as_json=arguments.json)
 
     return call
 

@@ -2,7 +2,7 @@
 
 Flow: for one range of latents after the other, as many as fit into memory, all codes are read and every pair is
 counted; of each latent's row only its best partners are kept. Neighbours by decoder cosine come from the SAE alone;
-clusters from both. An interrupted stage goes on with the ranges that are missing.
+clusters from both. An interrupted stage goes on with the ranges that are missing; several ranks share them.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,6 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
-from monosem import progress
 from monosem.atomic import atomic_path
 from monosem.interpret import encoding
 from monosem.interpret.codes import Codes, StoredCodes
@@ -23,9 +22,11 @@ from monosem.interpret.draws import pool_order
 from monosem.interpret.linkage import average_linkage
 from monosem.interpret.ranking import highest
 from monosem.interpret.tables import CLUSTERS, COSINES, PARTNERS, ROWS_IN_GROUP
+from monosem.recipe import CoactivationRecipe
 from monosem.run import Run, Stage
 from monosem.sae import files
 
+WEEK = 7 * 24 * 3600.0  # how long ranks wait for each other
 TABLE_BYTES = 1 << 30  # of counts that are held at once
 BLOCK_ENTRIES = 1 << 24  # codes that are counted at once
 COSINE_ROWS = 1024  # latents that are compared with all others at once
@@ -67,46 +68,53 @@ def make(run: Run) -> Stage:
     if stage.complete:
         return stage
     codes, recipe = StoredCodes(encoding.open_stage(run)), run.recipe.coactivation
-    finished = {shard.name for shard in stage.begin()}
+    finished = {shard.name for shard in stage.begin(run.ranks)}
     parts = _count(run, stage, codes, finished)
-    if PARTNERS not in finished:
-        tables = (pq.read_table(part) for part in parts)
-        stage.add_shard(PARTNERS, _write(stage.path / PARTNERS, tables, PARTNERS_SCHEMA))
-    if COSINES not in finished:
-        W_dec = files.load(run.sae_folder).W_dec.detach()
-        stage.add_shard(COSINES, _write(stage.path / COSINES, cosines(W_dec, recipe.partners), COSINES_SCHEMA))
-    by_coactivation = _clusters(stage.path / PARTNERS, "partner", "jaccard", codes.n, recipe.cluster_jaccard)
-    by_cosine = _clusters(stage.path / COSINES, "neighbour", "cosine", codes.n, recipe.cluster_cosine)
-    latents = np.arange(codes.n, dtype=np.int32)
-    table = pa.table({"latent": latents, "by_coactivation": by_coactivation, "by_cosine": by_cosine})
-    stage.add_shard(CLUSTERS, _write(stage.path / CLUSTERS, iter([table]), table.schema))
-    for part in parts:
-        part.unlink(missing_ok=True)
-    stage.shards = [shard for shard in stage.shards if shard.name in (PARTNERS, COSINES, CLUSTERS)]
-    stage.finish(
-        partners=next(shard.rows for shard in stage.shards if shard.name == PARTNERS),
-        clusters_by_coactivation=int(by_coactivation.max(initial=-1)) + 1,
-        clusters_by_cosine=int(by_cosine.max(initial=-1)) + 1,
-    )
+    if run.ranks.first:
+        if PARTNERS not in finished:
+            tables = (pq.read_table(part) for part in parts)
+            stage.add_shard(PARTNERS, _write(stage.path / PARTNERS, tables, PARTNERS_SCHEMA))
+        if COSINES not in finished:
+            W_dec = files.load(run.sae_folder).W_dec.detach()
+            stage.add_shard(COSINES, _write(stage.path / COSINES, cosines(W_dec, recipe.partners), COSINES_SCHEMA))
+        _write_clusters(stage, codes.n, recipe)
+        for part in parts:
+            part.unlink(missing_ok=True)
+    run.ranks.barrier("coactivation", WEEK)
+    written = {shard.name: shard for shard in stage.collect()}
+    stage.shards = [written[name] for name in (PARTNERS, COSINES, CLUSTERS)]
+    stage.finish(partners=written[PARTNERS].rows, **written[CLUSTERS].info)
     return stage
 
 
 def _count(run: Run, stage: Stage, codes: StoredCodes, finished: set[str]) -> list[Path]:
-    """Files with the partners of one range of latents each."""
+    """Files with the partners of one range of latents each; ranks take one after the other."""
     recipe = run.recipe.coactivation
     at_once = max(1, TABLE_BYTES // (4 * codes.n))
     starts = {f"partners-{start // at_once:05d}.parquet": start for start in range(0, codes.n, at_once)}
     todo = [] if PARTNERS in finished else [name for name in starts if name not in finished]
     total, done = codes.rows * len(starts), codes.rows * (len(starts) - len(todo))
-    with progress.progress("coactivation", total, "activations", done=done) as advance:
-        for name in todo:
+    with run.ranks.progress("coactivation", total, "activations", done) as advance:
+        for claimed in run.ranks.counter("coactivation").numbers(len(todo)):
+            name = todo[claimed]
             counts = PairCounts(starts[name], min(starts[name] + at_once, codes.n), codes.n)
             for shard in codes.shards:
                 for block in counted(codes.read(shard), recipe.fraction, run.recipe.seed).blocks(BLOCK_ENTRIES):
                     counts.add(block)
                 advance(shard.rows)
             stage.add_shard(name, _write(stage.path / name, partners(counts, recipe.partners), PARTNERS_SCHEMA))
+    run.ranks.barrier("ranges of all ranks", WEEK)
     return [stage.path / name for name in starts]
+
+
+def _write_clusters(stage: Stage, n: int, recipe: CoactivationRecipe) -> None:
+    clusters = {
+        "by_coactivation": _clusters(stage.path / PARTNERS, "partner", "jaccard", n, recipe.cluster_jaccard),
+        "by_cosine": _clusters(stage.path / COSINES, "neighbour", "cosine", n, recipe.cluster_cosine),
+    }
+    table = pa.table({"latent": np.arange(n, dtype=np.int32), **clusters})
+    counts = {f"clusters_{name}": int(numbers.max(initial=-1)) + 1 for name, numbers in clusters.items()}
+    stage.add_shard(CLUSTERS, _write(stage.path / CLUSTERS, iter([table]), table.schema), **counts)
 
 
 def counted(codes: Codes, fraction: float, seed: int) -> Codes:
