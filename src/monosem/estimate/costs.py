@@ -195,9 +195,9 @@ def examples(recipe: Recipe, work: Workload) -> Cost:
     settings, n = recipe.examples, recipe.sae.n
     drawn = max(settings.random, 10 * settings.quantiles, 50) + settings.test
     entries = n * min(settings.top * len(settings.aggregations) + drawn, work.sentences)
-    pairs = min(settings.pool, work.sentences) * work.rows / max(1, work.sentences) * recipe.sae.k
+    bits = min(settings.pool, work.sentences) * n / 8
     seconds = 2e-7 * work.rows * recipe.sae.k + 1.5e-3 * n  # of a core [m]
-    return Cost("examples", 25.0 * entries, 0, PYTHON + 60.0 * entries + 12.0 * pairs, seconds + 5, "cores")
+    return Cost("examples", 25.0 * entries, 0, PYTHON + 60.0 * entries + bits, seconds + 5, "cores")
 
 
 def evaluate(recipe: Recipe, work: Workload, model: KnownModel, machine: Machine) -> Cost:
