@@ -9,7 +9,19 @@ import tyro
 from monosem.recipe import Aggregation, Recipe
 
 RUNS = Path("runs")
-Verb = Literal["sentences", "capture", "prepare", "train", "examples", "explain", "evaluate", "report"]
+Verb = Literal[
+    "sentences",
+    "capture",
+    "prepare",
+    "train",
+    "codes",
+    "examples",
+    "coactivation",
+    "groups",
+    "explain",
+    "evaluate",
+    "report",
+]
 Mode = Literal["add", "clamp", "scale", "ablate"]
 
 
@@ -85,8 +97,8 @@ class ShowArguments:
     """A run folder, or the name of a run."""
     latent: tyro.conf.Positional[int]
     """Number of the latent, from 0."""
-    aggregation: Aggregation = "max"
-    """Which ranking of sentences is shown."""
+    aggregation: Aggregation | Literal["quantile", "random"] = "max"
+    """Which sentences are shown: the best by an aggregation, some spread over its strength, or random ones."""
     top: int = 10
     """Sentences shown."""
     runs: Path = RUNS
@@ -109,6 +121,25 @@ class SearchArguments:
     """Folder that holds the run folders."""
     json: bool = False
     """Print the hits as a JSON list."""
+
+
+@dataclass(frozen=True)
+class NeighboursArguments:
+    """Show the latents that fire on the same tokens as one, or whose decoder rows point the same way."""
+
+    target: tyro.conf.Positional[str]
+    """A run folder, or the name of a run."""
+    latent: tyro.conf.Positional[int]
+    """Number of the latent, from 0."""
+    by: Literal["jaccard", "conditional", "reverse", "pmi", "cosine"] = "jaccard"
+    """`jaccard`: tokens with both over tokens with either; `conditional`: P(neighbour | latent); `reverse`: P(latent |
+    neighbour); `pmi`: pointwise mutual information; `cosine`: of the decoder rows."""
+    top: int = 10
+    """Neighbours listed."""
+    runs: Path = RUNS
+    """Folder that holds the run folders."""
+    json: bool = False
+    """Print the neighbours as one JSON object."""
 
 
 @dataclass(frozen=True)

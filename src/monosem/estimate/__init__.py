@@ -75,7 +75,8 @@ def plan(recipe: Recipe, on: Machine, *, measure: bool = False) -> Plan:
         costs.capture(recipe, work, model, on, timed.tokens_per_second if timed else None),
         costs.prepare(recipe, work, model),
         costs.train(recipe, work, model, on, timed.step_seconds if timed else None),
-        costs.examples(recipe, work, model, on),
+        costs.codes(recipe, work, model, on),
+        costs.examples(recipe, work),
         costs.evaluate(recipe, work, model, on),
     )
     sent = costs.sent_bytes(recipe, widths, on.devices) if on.devices > 1 else 0.0

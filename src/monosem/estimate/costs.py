@@ -20,6 +20,8 @@ Limit = Literal["compute", "memory bandwidth", "disk", "network", "cores"]
 
 ROW = 16
 """Bytes of a stored activation beside its values: sentence, position, token (docs/formats.md)."""
+CODE_ROW = 20
+"""Bytes of a token in codes beside its latents: position, token, number of them, and its share of the sentence."""
 TEXT = 0.4
 """Bytes on disk for a character of text, in Parquet with zstd (the embedded corpus)."""
 PYTHON = 0.42 * GB
@@ -186,16 +188,24 @@ def _training_memory(recipe: Recipe, d: float, state: float, machine: Machine) -
     return share + copies + vectors / machine.devices + SELECTION + 0.6 * GB
 
 
-def examples(recipe: Recipe, work: Workload, model: KnownModel, machine: Machine) -> Cost:
-    """Every stored activation is encoded once more, and the best sentences of every latent are kept."""
-    d = widths(recipe, model)[0]
-    n, kept = recipe.sae.n, recipe.examples.top * len(recipe.examples.aggregations)
-    entries = n * min(kept, work.sentences)
-    seconds = 1.3 * 2 * work.rows * n * d / ((machine.fp32 if machine.is_cpu else machine.bf16) * machine.devices)
+def codes(recipe: Recipe, work: Workload, model: KnownModel, machine: Machine) -> Cost:
+    """Every stored activation is encoded once more, and its codes are written (docs/formats.md)."""
+    d, n = widths(recipe, model)[0], recipe.sae.n
+    seconds = 1.05 * 2 * work.rows * n * d / ((machine.fp32 if machine.is_cpu else machine.bf16) * machine.devices)
     reading = work.rows * stored_row(recipe, d) / DISK_SPEED
-    memory = PYTHON + 2 * n * d * 4 + 60.0 * entries
+    disk = work.rows * (CODE_ROW + recipe.sae.k * (6.0 if n <= 1 << 16 else 8.0))
     limit: Limit = "compute" if seconds >= reading else "disk"
-    return Cost("examples", 20.0 * entries, 0, memory, max(seconds, reading) + 2, limit)
+    return Cost("codes", disk, 0, PYTHON + 2 * n * d * 4, max(seconds, reading) + 2, limit)
+
+
+def examples(recipe: Recipe, work: Workload) -> Cost:
+    """The codes are read once, and what is kept of every latent is written, with silent sentences of a pool."""
+    settings, n = recipe.examples, recipe.sae.n
+    drawn = max(settings.random, 10 * settings.quantiles, 50) + settings.test
+    entries = n * min(settings.top * len(settings.aggregations) + drawn, work.sentences)
+    bits = min(settings.pool, work.sentences) * n / 8
+    seconds = 2e-7 * work.rows * recipe.sae.k + 1.5e-3 * n  # of a core [m]
+    return Cost("examples", 25.0 * entries, 0, PYTHON + 60.0 * entries + bits, seconds + 5, "cores")
 
 
 def evaluate(recipe: Recipe, work: Workload, model: KnownModel, machine: Machine) -> Cost:
