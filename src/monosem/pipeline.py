@@ -41,6 +41,7 @@ PIPELINE = (
         "Fine-tune the SAE against the language model; left out unless finetune.tokens is set.",
         wanted=lambda recipe: recipe.finetune.wanted,
     ),
+    Step("codes", "codes", "monosem.interpret.encoding", "Encode every stored activation by the SAE once."),
     Step("examples", "examples", "monosem.interpret.examples", "Find the sentences that activate each latent most."),
     Step("explain", "explanations", "monosem.interpret.explain", "Say in words what each latent reacts to."),
     Step("evaluate", "evaluation", "monosem.evaluate.stage", "Measure the SAE beside its baselines."),

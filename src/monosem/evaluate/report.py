@@ -25,6 +25,7 @@ from monosem.evaluate.report_metrics import figure, metric_tables
 from monosem.interpret import cards, explain
 from monosem.interpret.cards import Card, Shown
 from monosem.recipe import Recipe
+from monosem.recipe import AGGREGATIONS
 from monosem.run import Run, Stage
 from monosem.train import tracking
 from monosem.train.tracking_charts import tracking_charts
@@ -169,7 +170,9 @@ def _compact(card: Card) -> dict[str, Any]:
         "raised": [cards.visible(token) for token in card.raised[:10]],
         "lowered": [cards.visible(token) for token in card.lowered[:10]],
         "warnings": card.warnings,
-        "examples": {name: [_pieces(example) for example in examples] for name, examples in card.examples.items()},
+        "examples": {
+            name: [_pieces(one) for one in card.examples[name]] for name in AGGREGATIONS if name in card.examples
+        },
     }
     return {key: value for key, value in said.items() if value not in (None, "", [])}
 

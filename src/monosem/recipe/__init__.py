@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field, model_validator
 from monosem.errors import RecipeError
 from monosem.recipe.data import CaptureRecipe, CorpusRecipe, ModelRecipe, PrepareRecipe
 from monosem.recipe.finetune import FinetuneRecipe
+from monosem.recipe.latents import CoactivationRecipe, GroupsRecipe
 from monosem.recipe.reading import (
     AGGREGATIONS,
     Aggregation,
@@ -31,11 +32,13 @@ __all__ = [
     "AGGREGATIONS",
     "Aggregation",
     "CaptureRecipe",
+    "CoactivationRecipe",
     "CorpusRecipe",
     "EvaluateRecipe",
     "ExamplesRecipe",
     "ExplainRecipe",
     "FinetuneRecipe",
+    "GroupsRecipe",
     "ModelRecipe",
     "PrepareRecipe",
     "Recipe",
@@ -64,6 +67,8 @@ class Recipe(Section):
     train: TrainRecipe = TrainRecipe()
     finetune: FinetuneRecipe = FinetuneRecipe()
     examples: ExamplesRecipe = ExamplesRecipe()
+    coactivation: CoactivationRecipe = CoactivationRecipe()
+    groups: GroupsRecipe = GroupsRecipe()
     explain: ExplainRecipe = ExplainRecipe()
     evaluate: EvaluateRecipe = EvaluateRecipe()
     report: ReportRecipe = ReportRecipe()

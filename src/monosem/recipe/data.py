@@ -75,7 +75,7 @@ class PrepareRecipe(Section):
     workers: int = Field(default=0, ge=0, json_schema_extra=OPERATIONAL)
     """Threads. 0: one per core."""
     consume: bool = Field(default=False, json_schema_extra=OPERATIONAL)
-    """Delete each shard of activations once its rows are sorted: one copy less on the disk. `examples` then needs them
+    """Delete each shard of activations once its rows are sorted: one copy less on the disk. `codes` then needs them
     captured again."""
     source: str | None = Field(default=None, json_schema_extra=OPERATIONAL)
     """Path or fsspec URL (`s3://bucket/demo/batches`) of the same batches, prepared elsewhere: a folder of hook points,
