@@ -9,7 +9,9 @@ import tyro
 from monosem.recipe import Aggregation, Recipe
 
 RUNS = Path("runs")
-Verb = Literal["sentences", "capture", "prepare", "train", "codes", "examples", "explain", "evaluate", "report"]
+Verb = Literal[
+    "sentences", "capture", "prepare", "train", "codes", "examples", "explain", "evaluate", "score", "report"
+]
 Mode = Literal["add", "clamp", "scale", "ablate"]
 
 

@@ -45,6 +45,7 @@ PIPELINE = (
     Step("examples", "examples", "monosem.interpret.examples", "Find the sentences that activate each latent most."),
     Step("explain", "explanations", "monosem.interpret.explain", "Say in words what each latent reacts to."),
     Step("evaluate", "evaluation", "monosem.evaluate.stage", "Measure the SAE beside its baselines."),
+    Step("score", "scores", "monosem.interpret.score.stage", "Grade the explanations beside their baselines."),
     Step("report", "report", "monosem.evaluate.report", "Write the self-contained page report.html."),
 )
 VERBS = tuple(step.verb for step in PIPELINE)

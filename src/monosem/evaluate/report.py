@@ -24,8 +24,7 @@ from monosem.evaluate import stage as evaluation
 from monosem.evaluate.report_metrics import figure, metric_tables
 from monosem.interpret import cards, explain
 from monosem.interpret.cards import Card, Shown
-from monosem.recipe import Recipe
-from monosem.recipe import AGGREGATIONS
+from monosem.recipe import AGGREGATIONS, Recipe
 from monosem.run import Run, Stage
 from monosem.train import tracking
 from monosem.train.tracking_charts import tracking_charts

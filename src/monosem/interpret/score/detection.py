@@ -6,26 +6,17 @@ sentence). Works for any list of terms: explanations, or the tokens that a laten
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from monosem.interpret.score import measures
-from monosem.interpret.score.held_out import TestSet, Text
+from monosem.interpret.score.held_out import Reserved, Text
 from monosem.interpret.score.rows import Row
 from monosem.interpret.score.terms import Detector, Vocabulary
 
 MIN_SENTENCES = 3  # of each kind, for a score
 DECILES = 10
-
-
-class Judged(NamedTuple):
-    """How terms did on one latent's test set."""
-
-    rows: list[Row]
-    deciles: list[float]
-    """Share found of the firing sentences, by tenths of their strength, weakest first; NaN for an empty tenth."""
 
 
 class Detection:
@@ -52,12 +43,12 @@ class Detection:
         self._others = np.sort(rng.permutation(len(terms))[: shuffles + 1])
         """One more than are needed, for a latent that is among them."""
 
-    def judge(self, test: TestSet) -> Judged:
+    def judge(self, test: Reserved) -> list[Row]:
         """The rows of one latent; none where it has no terms or too few sentences."""
         firing, silent, hard = (test.of(kind) for kind in ("firing", "silent", "hard"))
         place = self._place.get(test.latent)
         if place is None or min(len(firing), len(silent)) < MIN_SENTENCES:
-            return Judged([], [])
+            return []
         shown = [*firing, *silent, *hard]
         rows = np.array([self._row[one.sentence] for one in shown])
         plain = np.arange(len(firing) + len(silent))
@@ -69,7 +60,7 @@ class Detection:
             chosen = np.append(plain[: len(firing)], np.arange(len(plain), len(shown)))
             found.append(self._accuracy(test.latent, "hard", evidence[:, chosen] > 0, truth[chosen]))
         strength = np.array([one.strength for one in firing])
-        return Judged(found, deciles(evidence[0, : len(firing)] > 0, strength))
+        return [*found, *deciles(test.latent, self.score, evidence[0, : len(firing)] > 0, strength)]
 
     def _rows(
         self, latent: int, evidence: NDArray[np.float32], truth: measures.Bools, length: NDArray[np.integer]
@@ -104,8 +95,8 @@ class Detection:
         return Row(latent, self.score, figure, own, shuffled=shuffled, shuffled_p95=high)
 
 
-def deciles(found: measures.Bools, strength: NDArray[np.floating]) -> list[float]:
-    """Share found in each tenth of the sentences by strength, weakest first."""
-    order = np.argsort(strength, kind="stable")
-    parts = np.array_split(found[order], DECILES)
-    return [float(part.mean()) if len(part) else float("nan") for part in parts]
+def deciles(latent: int, score: str, found: measures.Bools, strength: NDArray[np.floating]) -> list[Row]:
+    """Share found in each tenth of the firing sentences by strength: `decile_01` are the weakest."""
+    parts = np.array_split(found[np.argsort(strength, kind="stable")], DECILES)
+    named = ((f"decile_{number:02d}", part) for number, part in enumerate(parts, 1))
+    return [Row(latent, score, name, float(part.mean())) for name, part in named if len(part)]

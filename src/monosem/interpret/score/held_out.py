@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from monosem.interpret import tables
 
-TEST = "test.parquet"
 Kind = Literal["firing", "silent", "hard"]
 
 
@@ -47,7 +46,7 @@ class Shown(NamedTuple):
         return max(self.values, default=0.0)
 
 
-class TestSet(NamedTuple):
+class Reserved(NamedTuple):
     """All reserved sentences of one latent, in the order of their draw."""
 
     latent: int
@@ -58,18 +57,18 @@ class TestSet(NamedTuple):
         return [shown for kind in kinds for shown in self.shown if shown.kind == kind]
 
 
-def read(folder: Path, latents: Sequence[int] | NDArray[np.integer]) -> list[TestSet]:
+def read(folder: Path, latents: Sequence[int] | NDArray[np.integer]) -> list[Reserved]:
     """The test sets of some latents, in their order; empty for one that has no sentences.
 
     Raises:
         RunError: the file is missing or damaged.
     """
-    table = tables.read_sorted(folder / TEST, "latent", np.asarray(latents))
+    table = tables.read_sorted(folder / tables.TEST, "latent", np.asarray(latents))
     found: dict[int, list[Shown]] = {int(latent): [] for latent in latents}
     names = ("latent", "kind", "sentence", "positions", "values")
     for latent, kind, sentence, positions, values in zip(*(table[name].to_pylist() for name in names), strict=True):
         found[latent].append(Shown(sentence, kind, positions, values))
-    return [TestSet(latent, shown) for latent, shown in found.items()]
+    return [Reserved(latent, shown) for latent, shown in found.items()]
 
 
 def texts(folder: Path, sentences: Iterable[int]) -> dict[int, Text]:

@@ -121,7 +121,9 @@ def score(
         gain = _gain(reader, steered.text, writings.plain, own)
         row = Row(latent, "intervention", "gain", gain, shuffled=_gain(reader, steered.text, writings.plain, other))
         rows.append(row._replace(chance=0.0))
-        rows.append(Row(latent, "intervention", "gain_random_direction", _gain(reader, random.text, writings.plain, own)))
+        rows.append(
+            Row(latent, "intervention", "gain_random_direction", _gain(reader, random.text, writings.plain, own))
+        )
     return rows
 
 
@@ -129,7 +131,10 @@ def _gain(reader: Reader, steered: steering.Text, plain: steering.Text, explanat
     """Mean over the prompts, in nats."""
     template = questions.prompt("intervention")
     contexts = [
-        [template.fill(text=prompt + sample) for prompt, sample in zip(steering.SAMPLE_PROMPTS, text.samples, strict=True)]
+        [
+            template.fill(text=prompt + sample)
+            for prompt, sample in zip(steering.SAMPLE_PROMPTS, text.samples, strict=True)
+        ]
         for text in (steered, plain)
     ]
     told = [reader.log_probabilities([(context, explanation) for context in side]) for side in contexts]

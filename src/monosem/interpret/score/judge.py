@@ -1,30 +1,26 @@
-"""Puts trials to a judge, keeps every answer, and turns answers into scores.
+"""Turns a judge's answers into scores.
 
-Flow: requests whose answers are in the journal already are not sent again; each outcome is appended as it comes; then the
-scores of each latent are made of the trials that were answered as asked. Refusals, cut and malformed answers are
-outcomes: they are counted and never guessed at. Knows no provider but by its protocol.
+Flow: `ask` puts trials to a provider, which keeps what it was asked and asks nothing twice; the scores of each latent
+are made of the trials that were answered as asked. Refusals, cut and malformed answers are outcomes: they are counted
+and never guessed at. Knows no provider but by its protocol.
 """
 
-import contextlib
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from monosem import progress
 from monosem.interpret.providers.protocol import Outcome, Provider, Usage
 from monosem.interpret.score import measures, questions
+from monosem.interpret.score.detection import deciles
 from monosem.interpret.score.rows import Row
 from monosem.interpret.score.trials import GROUP, Trial
 
 LIKELY = 50.0  # from which a likelihood counts as yes
 MIN_ANSWERED = 0.5  # of a latent's trials: with fewer there is no score
-AGAIN = ("errored", "expired", "canceled")  # cost nothing, and may be asked again
 
 
 class Answered(NamedTuple):
@@ -38,7 +34,7 @@ class Answered(NamedTuple):
 
 
 class Bill(NamedTuple):
-    """What judging took, with what earlier runs of the stage kept."""
+    """What judging took."""
 
     outcomes: Mapping[str, int]
     """Trials by status."""
@@ -52,34 +48,18 @@ class Bill(NamedTuple):
         return {**self._asdict(), "usage": asdict(self.usage), "models": list(self.models)}
 
 
-def ask(provider: Provider, trials: Sequence[Trial], journal: Path) -> list[Outcome]:
-    """The outcome of every trial; those that the journal holds are not asked again.
+def ask(provider: Provider, trials: Sequence[Trial]) -> tuple[list[Answered], Bill]:
+    """Each trial with its answer, and what the answers took.
 
     Raises:
         ProviderError: as `Provider.answer`.
     """
-    kept = {outcome.id: outcome for outcome in _journal(journal) if outcome.status not in AGAIN}
-    waiting = {trial.request.id: trial.request for trial in trials if trial.request.id not in kept}
-    with (
-        journal.open("a", encoding="utf-8") as file,
-        progress.progress("judge", len(trials), "questions", len(trials) - len(waiting)) as advance,
-    ):
-        for outcome in provider.answer(waiting.values()) if waiting else ():
-            file.write(json.dumps(asdict(outcome), ensure_ascii=False) + "\n")
-            file.flush()
-            kept[outcome.id] = outcome
-            advance(1)
-    return [kept[trial.request.id] for trial in trials if trial.request.id in kept]
+    outcomes = {outcome.id: outcome for outcome in provider.answer(trial.request for trial in trials)}
+    answered = [_read(trial, outcomes.get(trial.request.id)) for trial in trials]
+    return answered, _bill(answered, list(outcomes.values()))
 
 
-def match(trials: Sequence[Trial], outcomes: Iterable[Outcome]) -> list[Answered]:
-    """Each trial with its answer."""
-    by_id = {outcome.id: outcome for outcome in outcomes}
-    return [_read(trial, by_id.get(trial.request.id)) for trial in trials]
-
-
-def bill(answered: Sequence[Answered], outcomes: Sequence[Outcome]) -> Bill:
-    """What it took."""
+def _bill(answered: Sequence[Answered], outcomes: Sequence[Outcome]) -> Bill:
     prompts = [questions.prompt(score) for score in sorted({one.trial.score for one in answered})]
     return Bill(
         dict(sorted(Counter(one.status for one in answered).items())),
@@ -118,34 +98,39 @@ def _figures(name: str, group: Sequence[Answered], largest: float, rng: np.rando
     latent = there[0].trial.latent
     if name == "intruder":
         return {"accuracy": Row(latent, name, "accuracy", float((said == truth).mean()), chance=1 / GROUP)}
-    figures = _simulation(said, truth, largest) if name == "simulation" else _likelihoods(said, truth, rng)
-    return {figure: row._replace(latent=latent, score=name) for figure, row in figures.items()}
+    if name == "simulation":
+        rows = _simulation(said, truth, largest)
+    else:
+        rows = _likelihoods(said, truth, rng)
+        if rows and name == "detection":
+            rows += deciles(0, "", said[truth > 0] >= LIKELY, truth[truth > 0])
+    return {row.figure: row._replace(latent=latent, score=name) for row in rows}
 
 
-def _likelihoods(said: NDArray[np.float64], truth: NDArray[np.float64], rng: np.random.Generator) -> dict[str, Row]:
+def _likelihoods(said: NDArray[np.float64], truth: NDArray[np.float64], rng: np.random.Generator) -> list[Row]:
     firing, yes = truth > 0, said >= LIKELY
     if firing.all() or not firing.any():
-        return {}
+        return []
     hits, of = int((yes & firing).sum()), int(firing.sum())
     rejections, silent = int((~yes & ~firing).sum()), int((~firing).sum())
     interval = measures.rate_interval(hits, of, rejections, silent, rng)
     f1 = float(measures.f1(np.asarray(hits), np.asarray(yes.sum()), np.asarray(of)))
     balanced = (hits / of + rejections / silent) / 2
-    return {
-        "balanced_accuracy": Row(0, "", "balanced_accuracy", balanced, *interval, chance=0.5),
-        "f1": Row(0, "", "f1", f1),
-        "auroc": Row(0, "", "auroc", float(measures.auroc(said, firing)), chance=0.5),
-    }
+    return [
+        Row(0, "", "balanced_accuracy", balanced, *interval, chance=0.5),
+        Row(0, "", "f1", f1),
+        Row(0, "", "auroc", float(measures.auroc(said, firing)), chance=0.5),
+    ]
 
 
-def _simulation(said: NDArray[np.float64], truth: NDArray[np.float64], largest: float) -> dict[str, Row]:
+def _simulation(said: NDArray[np.float64], truth: NDArray[np.float64], largest: float) -> list[Row]:
     """Over the tokens of all sentences together, those that the store holds."""
     known = ~np.isnan(truth)
     foretold, true = said[known] / 10, truth[known] / largest if largest > 0 else truth[known]
-    return {
-        "correlation": Row(0, "", "correlation", measures.pearson(foretold, true), chance=0.0),
-        "r2": Row(0, "", "r2", measures.explained(true, foretold), chance=0.0),
-    }
+    return [
+        Row(0, "", "correlation", measures.pearson(foretold, true), chance=0.0),
+        Row(0, "", "r2", measures.explained(true, foretold), chance=0.0),
+    ]
 
 
 def _read(trial: Trial, outcome: Outcome | None) -> Answered:
@@ -157,12 +142,3 @@ def _read(trial: Trial, outcome: Outcome | None) -> Answered:
         return Answered(trial, trial.read(outcome.text), "succeeded")
     except questions.AnswerError:
         return Answered(trial, None, "malformed")
-
-
-def _journal(path: Path) -> Iterable[Outcome]:
-    """The outcomes of a journal; a line torn by a crash is none."""
-    with contextlib.suppress(FileNotFoundError), path.open(encoding="utf-8") as file:
-        for line in file:
-            with contextlib.suppress(ValueError):
-                fields = json.loads(line)
-                yield Outcome(**{**fields, "usage": Usage(**fields["usage"])})

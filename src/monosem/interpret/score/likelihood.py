@@ -13,7 +13,7 @@ from torch import Tensor
 
 from monosem.evaluate.replay import Replay, packs
 from monosem.interpret.score import measures, questions
-from monosem.interpret.score.held_out import TestSet, Text
+from monosem.interpret.score.held_out import Reserved, Text
 from monosem.interpret.score.rows import Row
 from monosem.lm.protocol import LanguageModel
 
@@ -70,7 +70,7 @@ class Reader:
 
 def surprisal(
     reader: Reader,
-    tests: Sequence[TestSet],
+    tests: Sequence[Reserved],
     texts: Mapping[int, Text],
     explanations: Mapping[int, str],
     others: Mapping[int, str],

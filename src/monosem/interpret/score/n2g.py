@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monosem.interpret.score import measures
-from monosem.interpret.score.places import NOWHERE, Ints, Pattern, Places, Shape
+from monosem.interpret.score.places import NOWHERE, Ints, Pattern, Shape
 from monosem.interpret.score.sample import Sample
 
 KEPT = 0.5  # of the activation, that a suffix has to keep

@@ -2,9 +2,9 @@
 
 Flow: for each example the text up to the firing token is cut from the left, token by token, until the shortest suffix
 that keeps half of the activation is found; each token of it is blanked in turn, and one whose saliency 1 - a' / a is
-below a half becomes a wildcard. All texts of all latents that wait at a step are one batch, and equal texts are run once.
-A text's first token has no use of its own where the model makes it an attention sink. Left out: the augmentation by a
-masked language model, which is not at hand.
+below a half becomes a wildcard. All texts of all latents at a step are one batch, and equal texts are run once. A
+text's first token is of no use where the model makes it an attention sink. Left out: the augmentation by a masked
+language model, which is not at hand.
 """
 
 from collections.abc import Sequence
@@ -115,11 +115,9 @@ def _suffixes(prober: Prober, peaks: Sequence[Peak]) -> list[tuple[Peak, Ids, fl
     return found
 
 
-def _salient(
-    prober: Prober, suffixes: Sequence[tuple[int, Ids, float]], blank: int
-) -> list[tuple[int | None, ...]]:
+def _salient(prober: Prober, suffixes: Sequence[tuple[int, Ids, float]], blank: int) -> list[tuple[int | None, ...]]:
     """Each suffix with None for what need not be there; wildcards in front of it are left out."""
-    texts = [ids[:i] + (blank,) + ids[i + 1 :] for _, ids, _ in suffixes for i in range(len(ids))]
+    texts = [(*ids[:i], blank, *ids[i + 1 :]) for _, ids, _ in suffixes for i in range(len(ids))]
     left = iter(prober.values(texts, [latent for latent, ids, _ in suffixes for _ in ids]))
     found = []
     for _, ids, value in suffixes:

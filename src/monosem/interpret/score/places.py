@@ -72,7 +72,9 @@ class Places:
     def token_before(self, place: int, distance: int) -> int:
         """`before` at one place."""
         position = self.position[place]
-        return int(self.ids[place - distance]) if position >= distance else START if position == distance - 1 else NOWHERE
+        return (
+            int(self.ids[place - distance]) if position >= distance else START if position == distance - 1 else NOWHERE
+        )
 
     def keys(self, shape: Shape) -> NDArray[np.uint64]:
         """[T] a key for the fixed tokens at each place: equal ones mean equal tokens."""

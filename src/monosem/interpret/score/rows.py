@@ -68,7 +68,9 @@ def write(path: Path, rows: Iterable[Row]) -> int:
     """Write rows sorted by latent; figures that are NaN are left out. Returns their number."""
     kept = sorted((row for row in rows if row.value == row.value), key=lambda row: row[:3])
     columns = zip(*kept, strict=True) if kept else [[]] * len(SCHEMA)
-    arrays = [pa.array(list(column), field.type, from_pandas=True) for column, field in zip(columns, SCHEMA, strict=True)]
+    arrays = [
+        pa.array(list(column), field.type, from_pandas=True) for column, field in zip(columns, SCHEMA, strict=True)
+    ]
     with atomic_path(path) as temporary:
         pq.write_table(pa.table(arrays, schema=SCHEMA), temporary, compression="zstd", row_group_size=ROWS_IN_GROUP)
     return len(kept)

@@ -1,12 +1,13 @@
 """An explanation by terms as a classifier of sentences: which sentences hold which of its terms, and what follows.
 
-Flow: `Vocabulary` numbers the terms of all explanations and finds them in sentences, as a sparse table; `Detector` has a
-weight for each term of each explanation, so that many explanations are tried on many sentences by one sparse product.
+Flow: `Vocabulary` numbers the terms of all explanations and finds them in sentences, as a sparse table; `Detector` has
+a weight for each term of each explanation, so that many explanations are tried on many sentences by one sparse product.
 A sentence is said to fire if it holds any of the terms. Knows no latent and no file.
 """
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse

@@ -5,7 +5,7 @@ fires wherever the one token stands that it fires on most. Reserved sentences ar
 latent fires in them: nothing is enriched.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ STRONG = 0.5  # of the latent's largest value in the reserved sentences
 MIN_FIRINGS = 3  # reserved tokens that a latent fires on, for a score
 
 
-class Foretelling:
+class TokenScore:
     """Patterns of many latents on the reserved sentences of a sample.
 
     Args:
@@ -51,6 +51,11 @@ class Foretelling:
     def said(self, patterns: Patterns) -> Ints:
         """The graded places at which patterns stand."""
         places = self._sample.places.find_keys(patterns.keys)
+        return places[self.graded[places]]
+
+    def where(self, patterns: Iterable[Pattern]) -> Ints:
+        """The graded places at which single patterns stand."""
+        places = self._sample.places.find(patterns)
         return places[self.graded[places]]
 
     def fires(self, latent: int) -> Ints:
@@ -90,5 +95,4 @@ class Foretelling:
             return np.zeros(0, dtype=np.int64)
         tokens, which = np.unique(places.ids[place[outside]], return_inverse=True)
         best = tokens[np.bincount(which, value[outside]).argmax()]
-        found = places.find([Pattern((int(best),), 0.0, 0)])
-        return found[self.graded[found]]
+        return self.where([Pattern((int(best),), 0.0, 0)])

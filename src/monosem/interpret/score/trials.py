@@ -1,8 +1,8 @@
-"""The questions that grade one explanation through a judge: detection, fuzzing, intruder, simulation (arXiv 2410.13928).
+"""The questions that grade an explanation through a judge: detection, fuzzing, intruder, simulation.
 
 Flow: a latent's test set and an explanation become trials: a request, how its answer is read, and the truth. Sentences
 are asked about several at a time, firing and silent ones mixed. Random places and orders depend on the seed and the
-latent alone. Knows no provider.
+latent alone (arXiv 2410.13928). Knows no provider.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from monosem.interpret.providers.protocol import Request
 from monosem.interpret.score import questions
-from monosem.interpret.score.held_out import Shown, TestSet, Text
+from monosem.interpret.score.held_out import Reserved, Shown, Text
 
 Score = Literal["detection", "fuzzing", "intruder", "simulation"]
 SCORES: tuple[Score, ...] = ("detection", "fuzzing", "intruder", "simulation")
@@ -52,7 +52,7 @@ class Trials:
     """
 
     def __init__(
-        self, test: TestSet, texts: dict[int, Text], *, sentences: int, batch: int, seed: int, prefix: str
+        self, test: Reserved, texts: dict[int, Text], *, sentences: int, batch: int, seed: int, prefix: str
     ) -> None:
         self.latent, self._texts, self._batch, self._prefix = test.latent, texts, batch, prefix
         self._firing, self._silent = test.of("firing")[:sentences], test.of("silent")[:sentences]
