@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from monosem.errors import RunError, SaeError
 from monosem.interpret import tables
+from monosem.interpret.score import shown
 
 EXPLANATIONS = "explanations.jsonl"
 DENSE = 0.1  # share of tokens from which a latent counts as dense
@@ -70,6 +71,8 @@ class Card(NamedTuple):
     """Tokens that its direction makes likelier, strongest first."""
     lowered: list[str]
     warnings: list[str]
+    scores: Sequence[shown.Figure] = ()
+    """How good the explanation is, where it has been graded."""
 
 
 class Hit(NamedTuple):
@@ -105,11 +108,13 @@ def cards(run_folder: Path, latents: Sequence[int], most: int | None = None) -> 
     explanations = {row["latent"]: row for row in read_explanations(run_folder, set(latents))}
     examples = _examples(run_folder, latents, most)
     output = {row["latent"]: row for row in _output(run_folder, latents)}
+    scores = shown.figures(run_folder, latents)
     rows = statistics.take(pa.array(latents, type=pa.int64())).to_pylist()
-    return [
+    made = [
         _card(n, row, explanations.get(row["latent"]), examples.get(row["latent"], {}), output.get(row["latent"], {}))
         for row in rows
     ]
+    return [card._replace(scores=scores.get(card.latent, [])) for card in made]
 
 
 def read_statistics(run_folder: Path) -> pa.Table:

@@ -20,7 +20,7 @@ class ScoreRecipe(Section):
     """Latents of an untrained SAE that are scored as a baseline. 0: none."""
     random_sentences: Count = 4000
     """Sentences, at most, that the untrained SAE encodes."""
-    sample: int = Field(default=12, ge=0)
+    sample: int = Field(default=8, ge=0)
     """Latents that the run's language model scores: patterns by ablation, surprisal, intervention, steered texts. 0:
     none."""
     batch_tokens: Count = 2048

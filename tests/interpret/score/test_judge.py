@@ -82,7 +82,7 @@ def latent_of(latent: int, sentences: int = 24) -> tuple[Reserved, dict[int, Tex
         starts = np.append(0, ends[:-1])  # a token holds the space before it
         key = 1000 * latent + number
         texts[key] = Text(key, " ".join(words), starts.tolist(), ends.tolist(), [0] * len(words), [0])
-        shown.append(Shown(key, "firing" if firing else "silent", [at] * firing, [4.0] * firing))
+        shown.append(Shown(key, "firing" if firing else "silent", 4.0 * firing, [at] * firing, [4.0] * firing))
     return Reserved(latent, shown), texts
 
 
@@ -253,4 +253,4 @@ def test_marks_stand_around_tokens_without_their_space(positions, expected):
 
 
 def test_only_strong_tokens_are_marked():
-    assert strong(Shown(0, "firing", [1, 4, 7], [1.0, 2.1, 4.0])) == [4, 7]
+    assert strong(Shown(0, "firing", 4.0, [1, 4, 7], [1.0, 2.1, 4.0])) == [4, 7]

@@ -48,7 +48,7 @@ def judging(recipe: Recipe) -> Recipe:
 def _trials(inputs: Inputs, prefix: str) -> list[Trial]:
     recipe = inputs.recipe
     latents = inputs.spread(recipe.judged)
-    tests, others = inputs.tests(latents), inputs.others(latents)
+    tests, others = inputs.tests(latents, places=True), inputs.others(latents)
     texts = inputs.texts(tests)
     found: list[Trial] = []
     for test in tests:

@@ -23,7 +23,7 @@ from monosem.lm.source import open_model
 from monosem.sae import files
 
 PEAKS = 10  # examples of a latent whose texts are cut and blanked
-SENTENCES = 10  # firing, and as many silent ones, whose surprisal is read
+SENTENCES = 6  # firing, and as many silent ones, whose surprisal is read
 WORDS = 8  # of an output meaning
 SHOWN = 10  # patterns and tokens of a latent that are written
 

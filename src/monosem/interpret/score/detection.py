@@ -91,12 +91,13 @@ class Detection:
         own, others = float(values[0]), values[1:]
         if not len(others):
             return Row(latent, self.score, figure, own)
-        shuffled, high = float(others.mean()), float(np.quantile(others, measures.LEVEL))
+        shuffled, high = float(others.mean()), measures.high(others)
         return Row(latent, self.score, figure, own, shuffled=shuffled, shuffled_p95=high)
 
 
 def deciles(latent: int, score: str, found: measures.Bools, strength: NDArray[np.floating]) -> list[Row]:
     """Share found in each tenth of the firing sentences by strength: `decile_01` are the weakest."""
-    parts = np.array_split(found[np.argsort(strength, kind="stable")], DECILES)
-    named = ((f"decile_{number:02d}", part) for number, part in enumerate(parts, 1))
-    return [Row(latent, score, name, float(part.mean())) for name, part in named if len(part)]
+    ordered = found[np.argsort(strength, kind="stable")].tolist()
+    cuts = [len(ordered) * tenth // DECILES for tenth in range(DECILES + 1)]
+    named = ((f"decile_{i + 1:02d}", ordered[cuts[i] : cuts[i + 1]]) for i in range(DECILES))
+    return [Row(latent, score, name, sum(part) / len(part)) for name, part in named if part]

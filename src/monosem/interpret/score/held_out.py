@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from monosem.interpret import tables
 
@@ -36,14 +35,11 @@ class Shown(NamedTuple):
     sentence: int
     kind: Kind
     """`firing`; `silent`, drawn at random; `hard`: silent, though it holds tokens that the latent fires on."""
-    positions: Sequence[int]
-    """Tokens where it fires."""
-    values: Sequence[float]
-
-    @property
-    def strength(self) -> float:
-        """Its largest value there; 0 where it is silent."""
-        return max(self.values, default=0.0)
+    strength: float
+    """Its largest value there; 0 where it is silent."""
+    positions: Sequence[int] = ()
+    """Tokens where it fires, where they were asked for."""
+    values: Sequence[float] = ()
 
 
 class Reserved(NamedTuple):
@@ -57,17 +53,20 @@ class Reserved(NamedTuple):
         return [shown for kind in kinds for shown in self.shown if shown.kind == kind]
 
 
-def read(folder: Path, latents: Sequence[int] | NDArray[np.integer]) -> list[Reserved]:
+def read(folder: Path, latents: Sequence[int], *, places: bool) -> list[Reserved]:
     """The test sets of some latents, in their order; empty for one that has no sentences.
+
+    Args:
+        places: with the tokens where they fire.
 
     Raises:
         RunError: the file is missing or damaged.
     """
-    table = tables.read_sorted(folder / tables.TEST, "latent", np.asarray(latents))
-    found: dict[int, list[Shown]] = {int(latent): [] for latent in latents}
-    names = ("latent", "kind", "sentence", "positions", "values")
-    for latent, kind, sentence, positions, values in zip(*(table[name].to_pylist() for name in names), strict=True):
-        found[latent].append(Shown(sentence, kind, positions, values))
+    table = tables.read_sorted(folder / tables.TEST, "latent", latents)
+    found: dict[int, list[Shown]] = {latent: [] for latent in latents}
+    names = ("latent", "sentence", "kind", "value", *(("positions", "values") if places else ()))
+    for latent, sentence, kind, value, *where in zip(*(table[name].to_pylist() for name in names), strict=True):
+        found[latent].append(Shown(sentence, kind, value if kind == "firing" else 0.0, *where))
     return [Reserved(latent, shown) for latent, shown in found.items()]
 
 

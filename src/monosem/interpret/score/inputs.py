@@ -77,9 +77,9 @@ class Inputs:
         explained = sorted(self.explanations)
         return [explained[i] for i in evenly(len(explained), count)]
 
-    def tests(self, latents: Sequence[int]) -> list[Reserved]:
-        """The reserved sentences of these latents."""
-        return held_out.read(self.examples, latents)
+    def tests(self, latents: Sequence[int], *, places: bool = False) -> list[Reserved]:
+        """The reserved sentences of these latents, and if asked for the tokens where they fire."""
+        return held_out.read(self.examples, latents, places=places)
 
     def texts(self, tests: Sequence[Reserved]) -> dict[int, Text]:
         """The sentences of these test sets."""

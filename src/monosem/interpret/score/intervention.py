@@ -24,6 +24,7 @@ from monosem.sae.autoencoder import Autoencoder
 from monosem.steering import spread, within
 
 KL = 1.0  # nats a position
+AT_ONCE = 32  # directions tried in one pass
 STEPS = 12  # of the bisection: the strength is known to a factor of 1.01
 LOWEST, HIGHEST = 1e-2, 1e2  # strengths that are tried, in norms of the prompts' activations
 
@@ -91,14 +92,18 @@ class _Trial:
 
     def kl(self, pushes: Tensor) -> Tensor:
         """`[P]` mean divergence over the positions that are steered, for each of `pushes [P, d]`."""
-        return torch.stack([self._one(push) for push in pushes])
+        return torch.cat([self._kl(part) for part in pushes.split(AT_ONCE)]).cpu()
 
-    def _one(self, push: Tensor) -> Tensor:
-        x = self._x.float()
-        x[self._edited] += push.to(x) * self._spread
-        ends = self._replay.final(self._replay.pack(self._prompts), x)[self._edited]
-        moved = torch.cat(list(self._replay.head(ends))).log_softmax(1)
-        return F.kl_div(moved, self._clean, reduction="batchmean", log_target=True).cpu()
+    def _kl(self, pushes: Tensor) -> Tensor:
+        count, edited = len(pushes), len(self._edited)
+        x = self._x.float().repeat(count, 1)
+        rows = (torch.arange(count, device=x.device)[:, None] * len(self._x) + self._edited).flatten()
+        x[rows] += (pushes.to(x)[:, None] * self._spread).flatten(0, 1)
+        ends = self._replay.final(self._replay.pack(self._prompts * count), x)[rows]
+        # by the rows of one push, so that each meets the clean predictions in their order
+        moved = (torch.cat(list(self._replay.head(own))) for own in ends.split(edited))
+        parts = [F.kl_div(one.log_softmax(1), self._clean, reduction="batchmean", log_target=True) for one in moved]
+        return torch.stack(parts)
 
 
 def score(

@@ -77,7 +77,7 @@ class Grader:
         order = rng.permutation(np.flatnonzero(self._reserved)).tolist()
         firing = [fires[number] for number in order if number in fires][:SENTENCES]
         silent = [number for number in order if number not in fires][:SENTENCES]
-        return Reserved(latent, [*firing, *(Shown(self._texts[i].number, "silent", [], []) for i in silent)])
+        return Reserved(latent, [*firing, *(Shown(self._texts[i].number, "silent", 0.0) for i in silent)])
 
     def _fires(self, graded: Sample, latent: int) -> Iterator[tuple[int, Shown]]:
         """The sentences that a latent fires in."""
@@ -87,8 +87,9 @@ class Grader:
         starts = np.flatnonzero(np.diff(of, prepend=-1))
         for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(of)], strict=True):
             number = int(of[start])
-            part = slice(start, stop)
-            yield number, Shown(self._texts[number].number, "firing", position[part].tolist(), value[part].tolist())
+            values = value[start:stop].tolist()
+            at = position[start:stop].tolist()
+            yield number, Shown(self._texts[number].number, "firing", max(values), at, values)
 
 
 def encoded(untrained: Autoencoder, codes: StoredCodes, store: Shards, most: int) -> Iterator[Codes]:

@@ -31,7 +31,7 @@ from monosem.sae import files
 from monosem.store import activations, shards
 
 RESULT = "scores.json"
-LATENTS_AT_ONCE = 1024
+LATENTS_AT_ONCE = 2048
 MEAN_ROWS = 4096  # whose mean the untrained SAE starts from
 SAME = "same_"  # in front of scores of the SAE's own latents on the sentences that the untrained one encoded
 HEADLINES = {"lexical": "balanced_accuracy", "n2g": "f1"}
@@ -100,17 +100,18 @@ class _Parts:
 
     def terms(self, file: Path) -> int:
         """Explanations by terms, and the tokens that a latent raises, as detectors of its sentences."""
-        lists = {"lexical": self.inputs.terms, "agreement": self.inputs.raised}
-        return rows.write(file, (row for name, terms in lists.items() for row in self._detected(name, terms)))
+        return rows.write(file, self._detected({"lexical": self.inputs.terms, "agreement": self.inputs.raised}))
 
-    def _detected(self, name: str, terms: Mapping[int, Mapping[str, float]]) -> Iterable[Row]:
+    def _detected(self, lists: Mapping[str, Mapping[int, Mapping[str, float]]]) -> Iterable[Row]:
         live = self.inputs.live
-        with progress.progress(name, len(live), "latents") as advance:
+        with progress.progress("detection by terms", len(live), "latents") as advance:
             for start in range(0, len(live), LATENTS_AT_ONCE):
                 tests = self.inputs.tests(live[start : start + LATENTS_AT_ONCE])
-                detection = Detection(name, terms, self.inputs.texts(tests), self.recipe.shuffles, self.seed)
-                for test in tests:
-                    yield from detection.judge(test)
+                texts = self.inputs.texts(tests)
+                for name, terms in lists.items():
+                    detection = Detection(name, terms, texts, self.recipe.shuffles, self.seed)
+                    for test in tests:
+                        yield from detection.judge(test)
                 advance(len(tests))
 
     def patterns_table(self, file: Path) -> int:

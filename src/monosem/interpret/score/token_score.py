@@ -71,14 +71,13 @@ class TokenScore:
         said = self.said(self._patterns[latent])
         own, common = compare(said, fires), compare(self._commonest(latent), fires)
         among = self._others != latent
-        others = Found(self._said[among][:, fires].sum(1), self._counts[among], np.asarray(len(fires)))
+        others = Found(self._said[:, fires].sum(1)[among], self._counts[among], np.asarray(len(fires)))
         rows = []
         for figure in ("precision", "recall", "f1"):
             mine, shuffled, plain = (getattr(found, figure) for found in (own, others, common))
             row = Row(latent, name, figure, float(mine), frequency=float(plain))
             if len(shuffled):
-                high = float(np.quantile(shuffled, measures.LEVEL))
-                row = row._replace(shuffled=float(shuffled.mean()), shuffled_p95=high)
+                row = row._replace(shuffled=float(shuffled.mean()), shuffled_p95=measures.high(shuffled))
             rows.append(row)
         return [*rows, Row(latent, name, "recall_strong", float(compare(said, self._strong(latent)).recall))]
 
