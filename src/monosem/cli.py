@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import tyro
 
-from monosem import __version__, pipeline, recipe, run
+from monosem import __version__, pipeline, progress, ranks, recipe, run
 from monosem.arguments import (
     RUNS,
     ChatArguments,
     CompleteArguments,
+    EstimateArguments,
     ModelsArguments,
+    NeighboursArguments,
     SearchArguments,
     ShowArguments,
     StageArguments,
@@ -54,13 +56,37 @@ def stages(*verbs: str) -> Callable[[StageArguments], None]:
     """The call that makes these stages."""
 
     def call(arguments: StageArguments) -> None:
-        opened = Run(_path(arguments.target, arguments.runs, arguments.recipe.name), arguments.recipe)
-        made = pipeline.make(opened, verbs, arguments.redo)
-        from monosem.app import summary
+        with ranks.joined() as together:
+            if not together.first:
+                progress.silence()
+            if arguments.dry_run:
+                from monosem import dry_run
 
-        summary.show(opened, made, as_json=arguments.json)
+                wanted = dry_run.rehearse(arguments.recipe, arguments.runs)
+                opened = Run(arguments.runs / wanted.name, wanted, together)
+            else:
+                path = _path(arguments.target, arguments.runs, arguments.recipe.name)
+                opened = Run(path, arguments.recipe, together)
+            made = pipeline.make(opened, verbs, arguments.redo)
+        if together.first:
+            from monosem.app import summary
+
+            summary.show(opened, made, as_json=arguments.json)
 
     return call
+
+
+def estimate(arguments: EstimateArguments) -> None:
+    from monosem.app import estimates
+
+    estimates.show(
+        arguments.recipe,
+        arguments.gpu,
+        arguments.gpus,
+        arguments.runs,
+        measure=arguments.measure,
+        as_json=arguments.json,
+    )
 
 
 def sweep(arguments: SweepArguments) -> None:
@@ -84,6 +110,14 @@ def search(arguments: SearchArguments) -> None:
     from monosem.app import terminal
 
     terminal.search(_opened(arguments), " ".join(arguments.words), arguments.limit, as_json=arguments.json)
+
+
+def neighbours(arguments: NeighboursArguments) -> None:
+    from monosem.app import neighbours as beside
+
+    if arguments.top < 1:
+        raise RecipeError(f"--top {arguments.top}: expected at least 1")
+    beside.show(_opened(arguments), arguments.latent, arguments.by, arguments.top, as_json=arguments.json)
 
 
 def complete(arguments: CompleteArguments) -> None:
@@ -169,9 +203,11 @@ def _steering(arguments: CompleteArguments | ChatArguments) -> "SteeringSet":
 COMMANDS: dict[str, Command] = {
     "run": Command(StageArguments, stages(*pipeline.VERBS), "Make every stage of a recipe; finished ones are skipped."),
     **{step.verb: Command(StageArguments, stages(step.verb), step.help) for step in pipeline.PIPELINE},
+    "estimate": Command(EstimateArguments, estimate, "Foresee disk, memory, time and money of a recipe."),
     "sweep": Command(SweepArguments, sweep, "Train many SAEs in one pass over the activations, and compare them."),
     "show": Command(ShowArguments, show, "Show one latent with its explanation and sentences."),
     "search": Command(SearchArguments, search, "Find latents by words."),
+    "neighbours": Command(NeighboursArguments, neighbours, "Show latents that fire together with one."),
     "complete": Command(CompleteArguments, complete, "Complete prompts, steered by latents."),
     "chat": Command(ChatArguments, chat, "Talk to the model, steered by latents."),
     "store": Command(StoreArguments, store, "Check, list, measure, merge or pack stores of activations."),
@@ -219,17 +255,18 @@ def _dispatch(arguments: list[str]) -> None:
 def parse(verb: str, command: Command, rest: Sequence[str]) -> Any:
     """The verb's arguments; those of a stage start from the recipe or run that is named first."""
     default = None
-    if command.arguments is StageArguments:
+    if command.arguments in (StageArguments, EstimateArguments):
         named = rest[0] if rest and not rest[0].startswith("-") else None
         runs = Path(rest[rest.index("--runs") + 1]) if "--runs" in rest[:-1] else RUNS
-        default = StageArguments(target=named or tyro.MISSING, recipe=_recipe(named, runs) if named else Recipe())
+        known = _recipe(named, runs) if named else Recipe()
+        default = command.arguments(target=named or tyro.MISSING, recipe=known)
     prog, description = f"monosem {verb}", _description(verb, command)
     if command.arguments is SweepArguments:
         # any key of the recipe may be an axis: what tyro does not know is read by the sweep
-        known, keys = tyro.cli(
+        sweep_, keys = tyro.cli(
             command.arguments, args=rest, prog=prog, description=description, return_unknown_args=True
         )
-        return dataclasses.replace(known, keys=tuple(keys))
+        return dataclasses.replace(sweep_, keys=tuple(keys))
     return tyro.cli(command.arguments, args=rest, default=default, prog=prog, description=description)
 
 
@@ -241,7 +278,7 @@ def usage() -> str:
         "Find the concepts inside a language model: capture, train, explain, measure, steer.",
         "",
     ]
-    lines += [f"  {name:<10} {command.help}" for name, command in COMMANDS.items()]
+    lines += [f"  {name:<12} {command.help}" for name, command in COMMANDS.items()]
     lines += ["", "Begin with:  monosem run recipes/demo.toml", "Each command explains itself:  monosem COMMAND --help"]
     return "\n".join(lines)
 
@@ -272,7 +309,9 @@ def _path(target: str, runs: Path, name: str) -> Path:
     return runs / name
 
 
-def _opened(arguments: ShowArguments | SearchArguments | CompleteArguments | ChatArguments) -> Run:
+def _opened(
+    arguments: ShowArguments | SearchArguments | NeighboursArguments | CompleteArguments | ChatArguments,
+) -> Run:
     folder = run.resolve(arguments.target, arguments.runs)
     if folder is None:
         raise RunError(f"{arguments.target}: not a run folder (no recipe.toml); make one with: monosem run RECIPE")

@@ -148,7 +148,7 @@ def test_killed_and_made_again_gives_the_same_bytes(trained: Run, function, call
     script = KILLED.format(function=function, calls=calls)
     ended = subprocess.run([sys.executable, "-c", script, str(trained.path)], check=False, capture_output=True)
     assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
-    assert (trained.folder("examples") / examples.STATE).exists()
+    assert list(trained.folder("examples").glob(examples.STATES))
     read: list[str] = []
     original = StoredCodes.read
     monkeypatch.setattr(StoredCodes, "read", lambda codes, shard: read.append(shard.name) or original(codes, shard))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from monosem.lm.packed import Packed
-from monosem.lm.protocol import DifferentiableModel
+from monosem.lm.protocol import LanguageModel
 from monosem.sae.objective import Term
 from monosem.steering import within
 from monosem.train.step import StepResult, TrainStep
@@ -46,7 +46,7 @@ class FinetuneStep:
         drop_first: whether first tokens of sentences were left out of the SAE's training.
     """
 
-    model: DifferentiableModel
+    model: LanguageModel
     hook_point: str
     training: TrainStep
     alpha: float = 1.0

@@ -46,6 +46,25 @@ class Shown(NamedTuple):
     tokens: list[Token]
 
 
+class Grouped(NamedTuple):
+    """What the stage `groups` found in a latent's sentences."""
+
+    ngrams: list[str]
+    """Over-represented terms, the most telling first."""
+    groups: list[list[str]]
+    """Telling words of each group of its sentences, largest first."""
+    shares: list[float]
+    """Share of its sentences that each group holds."""
+    monosemanticity: float | None
+    monosemanticity_random: float | None
+    token: str | None
+    """The token that it fires on most."""
+    token_share: float | None
+    """Share of its firings that are on this token."""
+    token_only: bool
+    """It fires on this token whatever the context."""
+
+
 class Card(NamedTuple):
     """All that a run's files say of one latent."""
 
@@ -71,6 +90,8 @@ class Card(NamedTuple):
     """Tokens that its direction makes likelier, strongest first."""
     lowered: list[str]
     warnings: list[str]
+    grouped: Grouped | None = None
+    """None where the stage `groups` has not been made."""
     scores: Sequence[shown.Figure] = ()
     """How good the explanation is, where it has been graded."""
 
@@ -107,13 +128,15 @@ def cards(run_folder: Path, latents: Sequence[int], most: int | None = None) -> 
             raise SaeError(f"latent {latent} is out of range: {run_folder} has latents 0 to {n - 1}")
     explanations = {row["latent"]: row for row in read_explanations(run_folder, set(latents))}
     examples = _examples(run_folder, latents, most)
-    output = {row["latent"]: row for row in _output(run_folder, latents)}
+    output = {row["latent"]: row for row in _of_stage(run_folder / "evaluation" / tables.LATENTS, latents)}
+    groups = {row["latent"]: row for row in _of_stage(run_folder / "groups" / tables.GROUPS, latents)}
     scores = shown.figures(run_folder, latents)
     rows = statistics.take(pa.array(latents, type=pa.int64())).to_pylist()
     made = [
         _card(n, row, explanations.get(row["latent"]), examples.get(row["latent"], {}), output.get(row["latent"], {}))
         for row in rows
     ]
+    made = [_with_groups(card, groups[card.latent]) if card.latent in groups else card for card in made]
     return [card._replace(scores=scores.get(card.latent, [])) for card in made]
 
 
@@ -235,12 +258,20 @@ def _without_space(text: str, start: int, end: int) -> int:
     return end - len(text[start:end].lstrip()) if text[start:end].strip() else start
 
 
-def _output(run_folder: Path, latents: Sequence[int]) -> list[dict[str, Any]]:
-    """Rows of `evaluation/latents.parquet`, where the run has been evaluated."""
-    path = run_folder / "evaluation" / tables.LATENTS
-    if not path.exists():
-        return []
-    return tables.read_sorted(path, "latent", latents).to_pylist()
+def _of_stage(path: Path, latents: Sequence[int]) -> list[dict[str, Any]]:
+    """Rows of a later stage's file, where it has been made."""
+    return tables.read_sorted(path, "latent", latents).to_pylist() if path.exists() else []
+
+
+def _with_groups(card: Card, row: dict[str, Any]) -> Card:
+    grouped = Grouped(
+        [ngram["text"] for ngram in row["ngrams"]],
+        [cluster["words"] for cluster in row["clusters"]],
+        [cluster["share"] for cluster in row["clusters"]],
+        *(row[name] for name in Grouped._fields[3:]),
+    )
+    only = [f"token-only: it fires on {visible(row['token'])!r} whatever the context"] if row["token_only"] else []
+    return card._replace(grouped=grouped, warnings=card.warnings + only)
 
 
 def _card(

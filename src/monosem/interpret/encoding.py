@@ -1,17 +1,18 @@
 """The stage `codes`: every stored activation is encoded by the SAE once, and its codes are kept.
 
 Flow: each shard of activations becomes one file of codes, of the same sentences in the same order; an interrupted stage
-goes on with the shards that are missing. What latents mean, when they fire and with whom is read from these files: they
-are a small part of the activations' size, and nothing is encoded twice. The language model does not run.
+goes on with the shards that are missing, and several ranks take one after the other. What latents mean, when they fire
+and with whom is read from these files: they are a small part of the activations' size, and nothing is encoded twice.
+The language model does not run.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
 
-from monosem import capture, finetune, progress
+from monosem import capture, finetune
 from monosem.errors import StoreError
 from monosem.interpret.codes import Codes
 from monosem.run import Run, Stage
@@ -45,21 +46,23 @@ def make(run: Run) -> Stage:
     activations = capture.open_stage(run, run.recipe.hook_point).require()
     finetune.sae_stage(run).require()
     encoder = _encoder(run, activations)
-    finished = {shard.name for shard in stage.begin()}
+    finished = {shard.name for shard in stage.begin(run.ranks)}
     store = shards.open_shards(activations.path)
     names = [f"codes-{number:05d}.safetensors" for number in range(len(store.shards))]
     todo = [number for number, name in enumerate(names) if name not in finished]
     done = store.rows - sum(store.shards[number].rows for number in todo)
-    with progress.progress("codes", store.rows, "activations", done=done) as advance:
-        for number, rows in zip(todo, _read_ahead([store.paths[number] for number in todo]), strict=True):
+    mine = (todo[claimed] for claimed in run.ranks.counter("codes").numbers(len(todo)))
+    with run.ranks.progress("codes", store.rows, "activations", done) as advance:
+        for number, rows in _read_ahead(store.paths, mine):
             codes = encode(encoder, rows, advance)
             codes.save(stage.path / names[number], encoder.config.n)
             stage.add_shard(names[number], codes.rows, sentences=len(codes.sentence), active=len(codes.latent))
+    made = stage.collect()
     stage.finish(
         n=encoder.config.n,
         rows=store.rows,
-        sentences=sum(shard.info["sentences"] for shard in stage.shards),
-        active=sum(shard.info["active"] for shard in stage.shards),
+        sentences=sum(shard.info["sentences"] for shard in made),
+        active=sum(shard.info["active"] for shard in made),
     )
     return stage
 
@@ -88,7 +91,7 @@ def encode(encoder: Autoencoder, rows: shards.Rows, advance: Callable[[int], Non
 
 
 def _encoder(run: Run, activations: Stage) -> Autoencoder:
-    device = run.recipe.train.device
+    device = run.ranks.device(run.recipe.train.device)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     encoder = files.load(run.sae_folder, device)
@@ -100,13 +103,14 @@ def _encoder(run: Run, activations: Stage) -> Autoencoder:
     return encoder
 
 
-def _read_ahead(paths: Sequence[Where]) -> Iterator[shards.Rows]:
-    """The rows of each shard; the next one is read while this one is encoded."""
+def _read_ahead(paths: Sequence[Where], numbers: Iterator[int]) -> Iterator[tuple[int, shards.Rows]]:
+    """The number and the rows of each shard; the next one is read while this one is encoded."""
     with ThreadPoolExecutor(1) as pool:
-        waiting = [pool.submit(shards.read, path) for path in paths[:1]]
-        for path in [*paths[1:], None]:
-            rows = waiting.pop().result() if waiting else None
-            if path is not None:
-                waiting.append(pool.submit(shards.read, path))
-            if rows is not None:
-                yield rows
+        waiting: tuple[int, Future[shards.Rows]] | None = None
+        for number in numbers:
+            reading = pool.submit(shards.read, paths[number])
+            if waiting is not None:
+                yield waiting[0], waiting[1].result()
+            waiting = number, reading
+        if waiting is not None:
+            yield waiting[0], waiting[1].result()

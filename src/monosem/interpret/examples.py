@@ -2,11 +2,12 @@
 
 Flow: the files of codes, in the order of the corpus, go through a `Collector`, which keeps the best sentences, draws
 others, and counts; then the tables are written, with the text and the token spans of the sentences that occur. An
-interrupted pass goes on from its last saved state. The language model does not run: only its tokenizer is asked.
+interrupted pass goes on from its last saved state. Several ranks read a part of the files each, and rank 0 merges what
+they kept. The language model does not run: only its tokenizer is asked.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +25,10 @@ from monosem.interpret.draws import is_test
 from monosem.interpret.negatives import Pool
 from monosem.lm.source import open_tokenizer
 from monosem.lm.tokenizer import Tokenizer, TokenSpans
-from monosem.run import Run, Stage
+from monosem.run import Run, Shard, Stage
 
-STATE = "state.safetensors"
+STATES = "state-*.safetensors"  # one for each rank, while the stage is made
+WEEK = 7 * 24 * 3600.0  # how long ranks wait for each other
 SAVE_SECONDS = 60.0  # work that a crash may cost
 SAVE_SHARE = 0.05  # of the time that may go into saving
 BLOCK_ENTRIES = 1 << 21  # codes that are grouped at once
@@ -60,12 +62,16 @@ def make(run: Run) -> Stage:
     if run.recipe.corpus.max_tokens > MOST_TOKENS:
         raise RecipeError(f"corpus.max_tokens = {run.recipe.corpus.max_tokens}: examples need at most {MOST_TOKENS}")
     codes = StoredCodes(encoding.make(run))
-    if not set(FILES) <= {shard.name for shard in stage.begin()}:
+    if not set(FILES) <= {shard.name for shard in stage.begin(run.ranks)}:
         stage.shards = []
-        collector = collect(codes, plan(run), stage.path / STATE)
-        _write(run, stage, codes, collector)
-    written = {shard.name: shard for shard in stage.shards}
-    (stage.path / STATE).unlink(missing_ok=True)
+        collector = _collect(run, stage.path, codes)
+        if run.ranks.first:
+            _write(run, stage, codes, collector)
+    run.ranks.barrier("examples", WEEK)
+    written = {shard.name: shard for shard in stage.collect()}
+    if run.ranks.first:
+        for state in stage.path.glob(STATES):
+            state.unlink()
     stage.finish(
         rows=written[tables.EXAMPLES].rows,
         negatives=written[tables.NEGATIVES].rows,
@@ -89,13 +95,29 @@ def plan(run: Run) -> Plan:
     )
 
 
-def collect(codes: StoredCodes, wanted: Plan, state: Path) -> Collector:
-    """Read all codes once; goes on from `state` if it is there, and keeps it up to date."""
+def _collect(run: Run, folder: Path, codes: StoredCodes) -> Collector:
+    """Each rank reads a part of the codes; the first one has all that they kept."""
+    ranks, wanted = run.ranks, plan(run)
+    states = [folder / STATES.replace("*", f"{rank}-of-{ranks.world}") for rank in range(ranks.world)]
+    collector = collect(codes, codes.shards[ranks.rank :: ranks.world], wanted, states[ranks.rank])
+    if ranks.world > 1:
+        collector.save(states[ranks.rank], shards=len(codes.shards[ranks.rank :: ranks.world]))
+        ranks.barrier("codes of all ranks", WEEK)
+    for state in states[1:] if ranks.first else []:
+        other = Collector(codes.n, wanted)
+        other.restore(state)
+        collector.merge(other)
+    return collector
+
+
+def collect(codes: StoredCodes, shards: Sequence[Shard], wanted: Plan, state: Path) -> Collector:
+    """Read these files of codes once; goes on from `state` if it is there, and keeps it up to date."""
     collector = Collector(codes.n, wanted)
     done = collector.restore(state) if state.exists() else 0
     saved, cost = time.monotonic(), 0.0
-    with progress.progress("examples", codes.rows, "activations", done=collector.rows) as advance:
-        for number, shard in enumerate(codes.shards[done:], start=done + 1):
+    total = sum(shard.rows for shard in shards)
+    with progress.progress("examples", total, "activations", done=collector.rows) as advance:
+        for number, shard in enumerate(shards[done:], start=done + 1):
             collect_shard(collector, codes.read(shard))
             advance(shard.rows)
             if time.monotonic() - saved > max(SAVE_SECONDS, cost / SAVE_SHARE):

@@ -15,7 +15,7 @@ from scipy.sparse import csc_array
 from monosem.interpret.codes import StoredCodes
 from monosem.interpret.draws import is_test, pool_order
 from monosem.interpret.firings import changes, group
-from monosem.interpret.ranking import Entries, rank_within
+from monosem.interpret.ranking import Entries, highest, rank_within
 
 TOKENS = 8  # of a latent that are looked for
 DRAWS = 4  # sentences drawn at random for each that is wanted
@@ -90,7 +90,7 @@ class Pool:
         fired = _column(self._fires, latent)
         self._silent[fired] = False
         share = self._share(own)
-        hard = _highest(share, most)
+        hard = highest(share, most)
         self._silent[hard] = False
         drawn = self._random(latent, most)
         self._silent[fired], self._silent[hard] = True, True
@@ -121,15 +121,6 @@ class Pool:
             silent = np.flatnonzero(self._silent)
             drawn = random.permutation(silent)
         return drawn[:most]
-
-
-def _highest(share: NDArray[np.float64], most: int) -> NDArray[np.int64]:
-    """Places of the highest shares above 0, highest first; of equal ones the first."""
-    found = np.flatnonzero(share)
-    if len(found) > most > 0:
-        least = -np.partition(-share[found], most - 1)[most - 1]
-        found = found[share[found] >= least]
-    return found[np.argsort(-share[found], kind="stable")][:most]
 
 
 def own_tokens(entries: Entries) -> dict[int, Tokens]:

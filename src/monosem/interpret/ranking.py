@@ -154,6 +154,15 @@ def _best_first(latent: NDArray[np.int32], score: NDArray[np.float32]) -> NDArra
     return by_score[torch.sort(torch.from_numpy(latent)[by_score], stable=True).indices].numpy()
 
 
+def highest(values: NDArray[np.floating], most: int) -> NDArray[np.int64]:
+    """Places of the `most` highest values above 0, highest first; of equal ones the first."""
+    found = np.flatnonzero(values > 0)
+    if len(found) > most > 0:
+        least = -np.partition(-values[found], most - 1)[most - 1]
+        found = found[values[found] >= least]
+    return found[np.argsort(-values[found], kind="stable")][:most]
+
+
 def rank_within(sorted_latent: NDArray[np.int32]) -> NDArray[np.int64]:
     """Place of each element within its run of equal latents, from 0."""
     first = np.flatnonzero(changes(sorted_latent))

@@ -8,6 +8,7 @@ it.
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -15,11 +16,15 @@ import pyarrow.parquet as pq
 
 from monosem.atomic import atomic_path
 from monosem.errors import RunError
-from monosem.interpret.collect import Collector
-from monosem.interpret.ranking import Entries, concatenate, rank_within
+
+if TYPE_CHECKING:  # they need torch; readers of the files do not
+    from monosem.interpret.collect import Collector
+    from monosem.interpret.ranking import Entries
 
 EXAMPLES, SENTENCES, LATENTS = "examples.parquet", "sentences.parquet", "latents.parquet"
 NEGATIVES, TEST = "negatives.parquet", "test.parquet"
+PARTNERS, COSINES, CLUSTERS = "partners.parquet", "cosines.parquet", "clusters.parquet"
+GROUPS = "groups.parquet"
 ROWS_IN_GROUP = 8192
 SENTENCES_IN_GROUP = 1024
 
@@ -57,7 +62,7 @@ SENTENCES_SCHEMA = pa.schema(
 )
 
 
-def write_by_latent(path: Path, pieces: Iterator[Mapping[str, Entries]], schema: pa.Schema) -> int:
+def write_by_latent(path: Path, pieces: "Iterator[Mapping[str, Entries]]", schema: pa.Schema) -> int:
     """Write a file sorted by (latent, kind, rank); returns the number of rows.
 
     Args:
@@ -74,7 +79,9 @@ def write_by_latent(path: Path, pieces: Iterator[Mapping[str, Entries]], schema:
     return written
 
 
-def _by_latent(piece: Mapping[str, Entries], schema: pa.Schema) -> pa.Table:
+def _by_latent(piece: "Mapping[str, Entries]", schema: pa.Schema) -> pa.Table:
+    from monosem.interpret.ranking import concatenate, rank_within
+
     names = sorted(piece)
     which = np.repeat(np.arange(len(names)), [len(piece[name].latent) for name in names])
     rank = np.concatenate([rank_within(piece[name].latent) for name in names])
@@ -105,7 +112,7 @@ def write_sentences(path: Path, pieces: Iterator[pa.Table]) -> int:
     return written
 
 
-def write_latents(path: Path, collector: Collector) -> int:
+def write_latents(path: Path, collector: "Collector") -> int:
     """Write `latents.parquet`; returns the number of latents that never fired."""
     counted = collector.statistics
     table = pa.table(
@@ -135,9 +142,9 @@ def read_sorted(path: Path, column: str, wanted: Sequence[int] | np.ndarray) -> 
             groups = _groups_with(file, column, np.unique(np.asarray(wanted, dtype=np.int64)))
             table = file.read_row_groups(groups)
     except FileNotFoundError:
-        raise RunError(f"{path}: no such file; make it with: monosem examples RECIPE") from None
+        raise RunError(f"{path}: no such file; make it with: monosem {path.parent.name} RECIPE") from None
     except (pa.ArrowInvalid, OSError) as error:
-        raise RunError(f"{path}: damaged ({error}); make it again with --redo examples") from None
+        raise RunError(f"{path}: damaged ({error}); make it again with --redo {path.parent.name}") from None
     return table.filter(pa.array(np.isin(table[column].to_numpy(), wanted)))
 
 

@@ -19,7 +19,7 @@ from monosem import progress
 from monosem.errors import TrainingError
 from monosem.run import Run, Stage
 from monosem.sae.autoencoder import Autoencoder
-from monosem.store import prepare
+from monosem.store import median, prepare
 from monosem.store.loader import Batch, Cursor, Loader, training, validation
 from monosem.store.shards import open_shards
 from monosem.store.stats import Statistics
@@ -175,5 +175,7 @@ def stop_signals() -> Iterator[list[int]]:
 
 
 def _sample(folder: Path) -> Tensor:
-    """[S, d] float32 activations of the training set, which is shuffled."""
+    """[S, d] float32 activations of the training set, which is shuffled. Their median alone, if `prepare` found it."""
+    if (found := median.load(folder)) is not None:
+        return torch.from_numpy(found).float()[None]
     return torch.cat([part.float() for part in training(folder, 8192, MEDIAN_ROWS)])
