@@ -1,6 +1,7 @@
 """Capture: the model's own activations, every token once, filters counted, the same bytes after any interruption."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -270,6 +271,41 @@ def test_activations_that_are_not_finite_are_refused(
 def test_a_hook_point_that_does_not_exist_is_named(tmp_path: Path, settings: dict[str, dict[str, object]]) -> None:
     with pytest.raises(ModelError, match=r"'9.resid_post': the model has layers 0 to 2"):
         capture.make(run_of(tmp_path / "run", settings, hook_points=("9.resid_post",)))
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_corpus(
+    tmp_path: Path, settings: dict[str, dict[str, object]], tiny_documents: list[dict[str, str]]
+) -> None:
+    peaks = []
+    # oneDNN keeps a kernel for each shape it has met: the default, 1,024 of them, a small corpus does not reach
+    environment = {
+        **os.environ,
+        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "8",
+        "LRU_CACHE_CAPACITY": "8",
+        "OMP_NUM_THREADS": "1",
+    }
+    for copies in (8, 32):
+        text = tmp_path / f"{copies}.jsonl"
+        text.write_text("".join(json.dumps(document) + "\n" for document in tiny_documents[:300] * copies))
+        corpus = {**settings["corpus"], "sources": [str(text)]}
+        run = run_of(tmp_path / str(copies), {**settings, "corpus": corpus}, batch_tokens=4096)
+        (tmp_path / "recipe.json").write_text(run.recipe.model_dump_json())
+        lines = f"""
+        import resource
+        from pathlib import Path
+        from monosem import capture
+        from monosem.recipe import Recipe
+        from monosem.run import Run
+        recipe = Recipe.model_validate_json(Path({str(tmp_path / "recipe.json")!r}).read_text())
+        capture.make(Run(Path({str(run.path)!r}), recipe))
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+        """
+        command = [sys.executable, "-c", textwrap.dedent(lines)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+        peaks.append(int(done.stdout))
+        assert len(capture.open_stage(run).shards) > 12 * copies // 8
+    assert peaks[1] < 1.05 * peaks[0], peaks  # to hold on to the rows would take 9 %
 
 
 def test_too_small_a_disk_is_said_before_the_first_shard(

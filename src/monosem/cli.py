@@ -23,7 +23,6 @@ from monosem.arguments import (
     CompleteArguments,
     EstimateArguments,
     ModelsArguments,
-    NeighboursArguments,
     SearchArguments,
     ShowArguments,
     StageArguments,
@@ -59,14 +58,15 @@ def stages(*verbs: str) -> Callable[[StageArguments], None]:
         with ranks.joined() as together:
             if not together.first:
                 progress.silence()
+            wanted = arguments.recipe
             if arguments.dry_run:
                 from monosem import dry_run
 
-                wanted = dry_run.rehearse(arguments.recipe, arguments.runs)
-                opened = Run(arguments.runs / wanted.name, wanted, together)
+                wanted = together.once("the rehearsal", lambda: dry_run.rehearse(wanted, arguments.runs))
+                path = arguments.runs / wanted.name
             else:
-                path = _path(arguments.target, arguments.runs, arguments.recipe.name)
-                opened = Run(path, arguments.recipe, together)
+                path = _path(arguments.target, arguments.runs, wanted.name)
+            opened = Run(path, wanted, together)
             made = pipeline.make(opened, verbs, arguments.redo)
         if together.first:
             from monosem.app import summary
@@ -110,14 +110,6 @@ def search(arguments: SearchArguments) -> None:
     from monosem.app import terminal
 
     terminal.search(_opened(arguments), " ".join(arguments.words), arguments.limit, as_json=arguments.json)
-
-
-def neighbours(arguments: NeighboursArguments) -> None:
-    from monosem.app import neighbours as beside
-
-    if arguments.top < 1:
-        raise RecipeError(f"--top {arguments.top}: expected at least 1")
-    beside.show(_opened(arguments), arguments.latent, arguments.by, arguments.top, as_json=arguments.json)
 
 
 def complete(arguments: CompleteArguments) -> None:
@@ -207,7 +199,6 @@ COMMANDS: dict[str, Command] = {
     "sweep": Command(SweepArguments, sweep, "Train many SAEs in one pass over the activations, and compare them."),
     "show": Command(ShowArguments, show, "Show one latent with its explanation and sentences."),
     "search": Command(SearchArguments, search, "Find latents by words."),
-    "neighbours": Command(NeighboursArguments, neighbours, "Show latents that fire together with one."),
     "complete": Command(CompleteArguments, complete, "Complete prompts, steered by latents."),
     "chat": Command(ChatArguments, chat, "Talk to the model, steered by latents."),
     "store": Command(StoreArguments, store, "Check, list, measure, merge or pack stores of activations."),
@@ -278,7 +269,7 @@ def usage() -> str:
         "Find the concepts inside a language model: capture, train, explain, measure, steer.",
         "",
     ]
-    lines += [f"  {name:<12} {command.help}" for name, command in COMMANDS.items()]
+    lines += [f"  {name:<10} {command.help}" for name, command in COMMANDS.items()]
     lines += ["", "Begin with:  monosem run recipes/demo.toml", "Each command explains itself:  monosem COMMAND --help"]
     return "\n".join(lines)
 
@@ -309,9 +300,7 @@ def _path(target: str, runs: Path, name: str) -> Path:
     return runs / name
 
 
-def _opened(
-    arguments: ShowArguments | SearchArguments | NeighboursArguments | CompleteArguments | ChatArguments,
-) -> Run:
+def _opened(arguments: ShowArguments | SearchArguments | CompleteArguments | ChatArguments) -> Run:
     folder = run.resolve(arguments.target, arguments.runs)
     if folder is None:
         raise RunError(f"{arguments.target}: not a run folder (no recipe.toml); make one with: monosem run RECIPE")
