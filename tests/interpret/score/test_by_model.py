@@ -53,19 +53,27 @@ def test_an_example_that_needs_a_long_text_has_no_pattern():
     assert found.tokens == sum(range(1, LONGEST + 1))
 
 
-@pytest.mark.parametrize("threshold", [None, 10.0])
+def median_norm(texts) -> float:
+    """Of the activations of texts: half of them are within."""
+    x = random_llama().activations(Packed.pack(texts), [HOOK_POINT])[HOOK_POINT]
+    return float(x.norm(dim=1).median())
+
+
+@pytest.mark.parametrize("threshold", [False, True])
 def test_a_value_at_the_end_of_a_text_is_that_of_a_plain_pass(threshold):
-    model, sae = random_llama(), random_sae(norm_threshold=threshold)
-    texts = [tuple(ids) for ids in random_sentences(20) if ids] * 2
-    latents = [i % 48 for i in range(len(texts))]
+    texts = [tuple(ids) for ids in random_sentences(20)] * 2
+    highest = median_norm(texts) if threshold else None
+    model, sae = random_llama(), random_sae(norm_threshold=highest)
     prober = Prober(Replay(model, HOOK_POINT), sae, batch_tokens=16)
-    expected = []
-    for text, latent in zip(texts, latents, strict=True):
+    latents, expected = [], []
+    for number, text in enumerate(texts):
         x = model.activations(Packed.pack([text]), [HOOK_POINT])[HOOK_POINT][-1:]
-        inside = threshold is None or float(x.norm()) <= threshold
-        expected.append(float(sae.encode(x).dense()[0, latent]) * inside)
+        codes, inside = sae.encode(x), highest is None or float(x.norm()) <= highest
+        latents.append(int(codes.indices[0, number % 4]))
+        expected.append(float(codes.values[0, number % 4]) * inside)
     assert prober.values(texts, latents) == pytest.approx(expected, abs=1e-4)
     assert any(expected)
+    assert all(expected) == (highest is None)
     assert prober.tokens == sum(map(len, set(texts))), "equal texts are read once"
 
 
@@ -90,15 +98,18 @@ def test_a_text_beyond_the_context_is_cut():
     assert value == 0.0
 
 
-@pytest.mark.parametrize("threshold", [None, 20.0])
+@pytest.mark.parametrize("threshold", [False, True])
 def test_directions_are_pushed_to_the_same_divergence(threshold):
-    model, sae = random_llama(), random_sae(norm_threshold=threshold)
+    model = random_llama()
+    prompts = [model.tokenizer.encode(prompt) for prompt in SAMPLE_PROMPTS]
+    highest = median_norm(prompts) if threshold else None
+    sae = random_sae(norm_threshold=highest)
     replay = Replay(model, HOOK_POINT)
     directions = F.normalize(sae.W_dec.detach()[:5])
     strengths = intervention.equal_kl(replay, sae, directions)
-    packed = Packed.pack([model.tokenizer.encode(prompt) for prompt in SAMPLE_PROMPTS])
+    packed = Packed.pack(prompts)
     x = replay.activations(packed)
-    inside = x.norm(dim=1) <= (threshold or float("inf"))
+    inside = x.norm(dim=1) <= (highest or float("inf"))
     clean = model.logits(packed)[inside].log_softmax(1)
     for strength, direction in zip(strengths, directions, strict=True):
         pushed = torch.where(inside[:, None], x + strength * direction, x)

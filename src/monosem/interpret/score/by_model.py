@@ -33,16 +33,17 @@ def score(inputs: Inputs, by_token: TokenScore) -> dict[str, Any]:
     latents = inputs.spread(inputs.recipe.sample)
     if not latents:
         return {"rows": [], "latents": [], "tokens": {}, "prompts": {}}
-    replay = Replay(open_model(inputs.run.recipe.model), inputs.run.recipe.hook_point)
+    model = open_model(inputs.run.recipe.model)
     sae = files.load(inputs.run.sae_folder)
-    prober = Prober(replay, sae, inputs.recipe.batch_tokens)
+    prober = Prober(Replay(model, inputs.run.recipe.hook_point), sae, inputs.recipe.batch_tokens)
     ablated = n2g_ablated.patterns(prober, _peaks(inputs, latents), _blank(inputs))
     rows = [row for latent in latents for row in _ablated_rows(by_token, latent, ablated.patterns.get(latent, []))]
 
-    reader = Reader(replay.model, inputs.recipe.batch_tokens)
+    reader = Reader(model, inputs.recipe.batch_tokens)
     tests, others = inputs.tests(latents), inputs.others(latents)
     rows += surprisal(reader, tests, inputs.texts(tests), inputs.explanations, others, SENTENCES)
     tokens = {"n2g_ablated": ablated.tokens, "surprisal": reader.tokens}
+    replay = Replay(model, inputs.run.recipe.output_hook_point)
     writings = intervention.write(replay, sae, latents, inputs.run.recipe.seed)
     rows += intervention.score(reader, writings, latents, inputs.explanations, others)
     tokens["intervention"] = reader.tokens - tokens["surprisal"]

@@ -85,7 +85,7 @@ class _Trial:
         self._replay, self._prompts = replay, [tokenizer.encode(prompt) for prompt in steering.SAMPLE_PROMPTS]
         packed = replay.pack(self._prompts)
         self._x = replay.activations(packed)
-        self._edited = within(self._x, sae.config.norm_threshold).nonzero().squeeze(1)
+        self._edited = within(self._x, sae.config.output.norm_threshold).nonzero().squeeze(1)
         self._spread = spread(sae, self._x)[self._edited]
         self._clean = torch.cat(list(replay.head(replay.final(packed, self._x)[self._edited]))).log_softmax(1)
         self.norm = float(self._x[self._edited].float().norm(dim=1).median())

@@ -24,6 +24,8 @@ def contrast(steered: Sequence[str], others: Sequence[str], most: int) -> list[s
     here, rest = _counts(steered), _counts(others)
     size_here, size_rest = sum(here.values()), sum(rest.values())
     total = size_here + size_rest
+    if len(here.keys() | rest.keys()) < 2:
+        return []
     found = []
     for word, count in here.items():
         prior = PRIOR * (count + rest[word]) / total

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from monosem.interpret import encoding
 from monosem.interpret.codes import Codes, StoredCodes
@@ -92,7 +93,21 @@ class Grader:
             yield number, Shown(self._texts[number].number, "firing", max(values), at, values)
 
 
-def encoded(untrained: Autoencoder, codes: StoredCodes, store: Shards, most: int) -> Iterator[Codes]:
+@torch.no_grad()
+def untrained(sae: Autoencoder, seed: int, x: Tensor) -> Autoencoder:
+    """Random directions that share shape, sparsity and normalisation with an SAE; only good for encoding.
+
+    Args:
+        x: [B, d] activations, whose mean is taken off.
+    """
+    random = sae.like(torch.Generator().manual_seed(seed))
+    z = random.normalise(x).z
+    random.b_pre.copy_(z.mean(0))
+    random.start_thresholds(z - random.b_pre)
+    return random
+
+
+def encoded(encoder: Autoencoder, codes: StoredCodes, store: Shards, most: int) -> Iterator[Codes]:
     """The codes that another SAE gives the sentences of `sample.read`, file by file.
 
     Args:
@@ -102,4 +117,4 @@ def encoded(untrained: Autoencoder, codes: StoredCodes, store: Shards, most: int
     for shard, which in sample.plan(codes, most):
         rows = shards.read(store.paths[numbers[shard.name]])
         wanted = torch.from_numpy(np.isin(rows.sentence.numpy(), codes.sentences_of(shard)[which]))
-        yield encoding.encode(untrained, shards.Rows(*(column[wanted] for column in rows)))
+        yield encoding.encode(encoder, shards.Rows(*(column[wanted] for column in rows)))

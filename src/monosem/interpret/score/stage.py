@@ -17,7 +17,6 @@ import pyarrow.parquet as pq
 
 from monosem import progress
 from monosem.atomic import atomic_path, write_text
-from monosem.evaluate import baselines
 from monosem.evaluate import stage as evaluation
 from monosem.interpret import encoding, examples, explain
 from monosem.interpret.score import by_judge, by_model, random_sae, rows, sample
@@ -139,8 +138,8 @@ class _Parts:
         store = shards.open_shards(inputs.run.folder("activations", recipe.hook_point))
         sae = files.load(inputs.run.sae_folder)
         first = shards.read(store.paths[0]).activations[:MEAN_ROWS]
-        untrained = baselines.random_sae(sae, self.seed, first)
-        anew = own.with_codes(inputs.codes.n, random_sae.encoded(untrained, inputs.codes, store, most))
+        anew_by = random_sae.untrained(sae, self.seed, first)
+        anew = own.with_codes(inputs.codes.n, random_sae.encoded(anew_by, inputs.codes, store, most))
         reserved = inputs.reserved(own.sentence)
         grader = random_sae.Grader(
             inputs.texts_of(own), reserved, recipe.explain.terms, self.recipe.shuffles, self.seed
