@@ -24,11 +24,10 @@ BEFORE = pipeline.VERBS[: pipeline.VERBS.index("score")]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, tiny_recipe: Path) -> Path:
-    """A run up to its scores: few random latents, three for the model."""
+    """A run up to its scores: few random latents, two for the model."""
     tiny = load(tiny_recipe)
-    score = tiny.score.model_copy(update={"sample": 3, "random_latents": 10, "shuffles": 20, "sentences": 600})
     train = tiny.train.model_copy(update={"epochs": 0.05, "checkpoint_minutes": 10.0})
-    run = Run(tmp_path_factory.mktemp("scored") / "run", tiny.model_copy(update={"score": score, "train": train}))
+    run = Run(tmp_path_factory.mktemp("scored") / "run", tiny.model_copy(update={"train": train}))
     pipeline.make(run, [*BEFORE, "score"])
     return run.path
 
@@ -53,7 +52,7 @@ def test_every_live_latent_has_its_scores_beside_their_baselines(folder):
 def test_the_result_says_how_scores_were_made(folder):
     result = json.loads((folder / "scores" / stage.RESULT).read_text())
     assert result["summary"]["live"] == len(Inputs(Run.open(folder)).live)
-    assert result["n2g"] == {"method": "stored activations", "ablated_on": 3}
+    assert result["n2g"] == {"method": "stored activations", "ablated_on": 2}
     assert result["judge"] is None
     assert set(result["model_tokens"]) == {"n2g_ablated", "surprisal", "intervention"}
     assert all(result["model_tokens"].values())
@@ -64,7 +63,7 @@ def test_the_result_says_how_scores_were_made(folder):
 
 def test_input_and_output_meaning_stand_side_by_side(folder):
     found = json.loads((folder / "scores" / "model.json").read_text())["latents"]
-    assert len(found) == 3
+    assert len(found) == 2
     for one in found:
         assert one["input_meaning"]
         assert isinstance(one["output_meaning"], list)
