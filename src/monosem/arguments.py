@@ -20,6 +20,7 @@ Verb = Literal[
     "groups",
     "explain",
     "evaluate",
+    "score",
     "report",
 ]
 Mode = Literal["add", "clamp", "scale", "ablate"]

@@ -23,7 +23,6 @@ from monosem.arguments import (
     CompleteArguments,
     EstimateArguments,
     ModelsArguments,
-    NeighboursArguments,
     SearchArguments,
     ShowArguments,
     StageArguments,
@@ -113,14 +112,6 @@ def search(arguments: SearchArguments) -> None:
     terminal.search(_opened(arguments), " ".join(arguments.words), arguments.limit, as_json=arguments.json)
 
 
-def neighbours(arguments: NeighboursArguments) -> None:
-    from monosem.app import neighbours as beside
-
-    if arguments.top < 1:
-        raise RecipeError(f"--top {arguments.top}: expected at least 1")
-    beside.show(_opened(arguments), arguments.latent, arguments.by, arguments.top, as_json=arguments.json)
-
-
 def complete(arguments: CompleteArguments) -> None:
     from monosem.app import prompts, terminal
     from monosem.completion import Completer
@@ -208,7 +199,6 @@ COMMANDS: dict[str, Command] = {
     "sweep": Command(SweepArguments, sweep, "Train many SAEs in one pass over the activations, and compare them."),
     "show": Command(ShowArguments, show, "Show one latent with its explanation and sentences."),
     "search": Command(SearchArguments, search, "Find latents by words."),
-    "neighbours": Command(NeighboursArguments, neighbours, "Show latents that fire together with one."),
     "complete": Command(CompleteArguments, complete, "Complete prompts, steered by latents."),
     "chat": Command(ChatArguments, chat, "Talk to the model, steered by latents."),
     "store": Command(StoreArguments, store, "Check, list, measure, merge or pack stores of activations."),
@@ -279,7 +269,7 @@ def usage() -> str:
         "Find the concepts inside a language model: capture, train, explain, measure, steer.",
         "",
     ]
-    lines += [f"  {name:<12} {command.help}" for name, command in COMMANDS.items()]
+    lines += [f"  {name:<10} {command.help}" for name, command in COMMANDS.items()]
     lines += ["", "Begin with:  monosem run recipes/demo.toml", "Each command explains itself:  monosem COMMAND --help"]
     return "\n".join(lines)
 
@@ -310,9 +300,7 @@ def _path(target: str, runs: Path, name: str) -> Path:
     return runs / name
 
 
-def _opened(
-    arguments: ShowArguments | SearchArguments | NeighboursArguments | CompleteArguments | ChatArguments,
-) -> Run:
+def _opened(arguments: ShowArguments | SearchArguments | CompleteArguments | ChatArguments) -> Run:
     folder = run.resolve(arguments.target, arguments.runs)
     if folder is None:
         raise RunError(f"{arguments.target}: not a run folder (no recipe.toml); make one with: monosem run RECIPE")
