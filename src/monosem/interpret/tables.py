@@ -7,6 +7,7 @@ Every file is written in pieces: memory does not grow with it.
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -14,8 +15,10 @@ import pyarrow.parquet as pq
 
 from monosem.atomic import atomic_path
 from monosem.errors import RunError
-from monosem.interpret.collect import Collector
-from monosem.interpret.ranking import Entries, concatenate, rank_within
+
+if TYPE_CHECKING:  # they need torch; readers of the files do not
+    from monosem.interpret.collect import Collector
+    from monosem.interpret.ranking import Entries
 
 EXAMPLES, SENTENCES, LATENTS = "examples.parquet", "sentences.parquet", "latents.parquet"
 ROWS_IN_GROUP = 8192
@@ -43,7 +46,7 @@ SENTENCES_SCHEMA = pa.schema(
 )
 
 
-def write_examples(path: Path, collector: Collector) -> int:
+def write_examples(path: Path, collector: "Collector") -> int:
     """Write `examples.parquet`; returns the number of rows."""
     names = sorted(collector.aggregations)
     written = 0
@@ -56,7 +59,9 @@ def write_examples(path: Path, collector: Collector) -> int:
     return written
 
 
-def _examples_table(parts: Sequence[Entries], names: Sequence[str]) -> pa.Table:
+def _examples_table(parts: "Sequence[Entries]", names: Sequence[str]) -> pa.Table:
+    from monosem.interpret.ranking import concatenate, rank_within
+
     which = np.repeat(np.arange(len(parts)), [len(part.latent) for part in parts])
     rank = np.concatenate([rank_within(part.latent) for part in parts])
     joined = concatenate(list(parts))
@@ -85,7 +90,7 @@ def write_sentences(path: Path, pieces: Iterator[pa.Table]) -> int:
     return written
 
 
-def write_latents(path: Path, collector: Collector) -> int:
+def write_latents(path: Path, collector: "Collector") -> int:
     """Write `latents.parquet`; returns the number of latents that never fired."""
     counted = collector.statistics
     fired = np.maximum(counted.fire_count, 1)
