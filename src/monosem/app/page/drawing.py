@@ -6,7 +6,7 @@ colours are the page's CSS variables. Knows nothing of where figures come from.
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from monosem.app.page.render import render, short
@@ -30,6 +30,12 @@ class Line(NamedTuple):
 class Tick(NamedTuple):
     at: float
     label: str
+
+
+class Axis(NamedTuple):
+    ticks: list[Tick]
+    place: Callable[[float], float]
+    """Where a value is."""
 
 
 class Path(NamedTuple):
@@ -114,21 +120,18 @@ def _thin(line: Line) -> tuple[list[float], list[float]]:
     return [line.x[stop - 1] for _, stop in parts], [*means[:-1], line.y[-1]]
 
 
-def _linear(values: Sequence[float], start: float, stop: float):
+def _linear(values: Sequence[float], start: float, stop: float) -> Axis:
     low, high = min(values), max(values)
     if high - low < 1e-12 * max(abs(high), 1.0):
         low, high = low - (abs(low) or 1.0) / 2, high + (abs(high) or 1.0) / 2
-    step = _round_step((high - low) / 4)
-    low, high = min(low, math.ceil(low / step) * step), high
-    marks = [step * i for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
     def place(value: float) -> float:
         return start + (stop - start) * (value - low) / (high - low)
 
-    return [Tick(place(mark), _said(mark)) for mark in marks], place
+    return Axis([Tick(place(mark), _said(mark)) for mark in _marks(low, high)], place)
 
 
-def _logarithmic(values: Sequence[float], start: float, stop: float):
+def _logarithmic(values: Sequence[float], start: float, stop: float) -> Axis:
     low, high = math.log10(min(values)), math.log10(max(values))
     if high - low < 0.1:
         low, high = low - 0.05, high + 0.05
@@ -136,17 +139,19 @@ def _logarithmic(values: Sequence[float], start: float, stop: float):
     def place(value: float) -> float:
         return start + (stop - start) * (math.log10(value) - low) / (high - low)
 
-    decades = range(math.floor(low), math.ceil(high) + 1)
     steps = (1, 2, 5) if high - low < 3 else (1,)
-    marks = [by * 10.0**decade for decade in decades for by in steps]
+    marks = [by * 10.0**decade for decade in range(math.floor(low), math.ceil(high) + 1) for by in steps]
     shown = [mark for mark in marks if low - 1e-9 <= math.log10(mark) <= high + 1e-9]
-    return [Tick(place(mark), _said(mark)) for mark in shown], place
+    if len(shown) < 3:
+        shown = _marks(10**low, 10**high)
+    return Axis([Tick(place(mark), _said(mark)) for mark in shown], place)
 
 
-def _round_step(rough: float) -> float:
-    """The smallest of 1, 2, 5 times a power of ten that is at least `rough`."""
-    decade = 10.0 ** math.floor(math.log10(rough))
-    return next(by * decade for by in (1, 2, 5, 10) if by * decade >= rough * (1 - 1e-9))
+def _marks(low: float, high: float) -> list[float]:
+    """Round numbers from `low` to `high`, three to seven: multiples of 1, 2 or 5 times a power of ten."""
+    decade = 10.0 ** math.floor(math.log10((high - low) / 3))
+    step = max(by * decade for by in (1, 2, 5) if by * decade <= (high - low) / 3 * (1 + 1e-9))
+    return [step * i for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 
 def _said(value: float) -> str:

@@ -45,8 +45,8 @@ class Explanations:
         return self._parse()[0]
 
     def certainty(self, n: int) -> np.ndarray:
-        """[n] float32: certainty of the best explanation; NaN where there is none."""
-        values = np.full(n, np.nan, dtype=np.float32)
+        """[n] float64: certainty of the best explanation; NaN where there is none."""
+        values = np.full(n, np.nan)
         for latent, certainty in self._parse()[1].items():
             if latent < n:
                 values[latent] = certainty

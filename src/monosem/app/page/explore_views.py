@@ -40,7 +40,7 @@ def hits_view(run: OpenRun, query: Query, most: int, current: int | None) -> Hit
     Raises:
         RunError: the run has no examples, or a file is damaged.
     """
-    scores = run.scores.of_all(run.files.figures().n)
+    scores = run.files.scores.of_all(run.files.figures().n)
     found = run.searcher.find(query, scores)
     figures, explanations = run.files.figures(), run.files.explanations
     certainty = np.full(figures.n, np.nan) if explanations is None else explanations.certainty(figures.n)
@@ -73,7 +73,6 @@ def card_view(run: OpenRun, latent: int, most: int = SENTENCES) -> str:
     return render(
         "card",
         card=card,
-        scores=run.scores.of(latent),
         run=run.name,
         names={other: run.files.text(other) for other in dict.fromkeys(others)},
         histogram=_histogram(card),

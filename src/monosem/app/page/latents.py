@@ -19,6 +19,7 @@ from monosem.app.page.explanations import Explanations, best
 from monosem.app.page.kept import Kept
 from monosem.app.page.missing import command
 from monosem.app.page.relations import RelationFiles, Relations
+from monosem.app.page.scores import Score, ScoreFiles
 from monosem.app.page.sorted_file import SortedFile
 from monosem.app.page.tracks import Tracks
 from monosem.errors import RunError, SaeError
@@ -79,6 +80,7 @@ class Card(NamedTuple):
     """Where it fires: in sentences drawn at random, else in its example sentences."""
     values_from: str
     """Which sentences these are."""
+    scores: list[Score]
     relations: Relations
     over_training: list[tuple[int, float]]
     """(step, density) at the end of each interval."""
@@ -100,6 +102,7 @@ class LatentFiles:
         self._output_scores = Kept(folder / "evaluation" / tables.LATENTS, _output_scores)
         self._explanations = Kept(folder / "explanations" / EXPLANATIONS, Explanations)
         self._relations = RelationFiles(folder)
+        self.scores = ScoreFiles(folder)
         self.tracks = Tracks(folder / "tracking")
         self._annotations = Kept(folder / annotations.ANNOTATIONS, annotations.read)
 
@@ -161,6 +164,7 @@ class LatentFiles:
         output = self._output_of(latent, missing)
         rows = self._example_rows(latent)
         relations = self._relations.of(latent, missing)
+        scores = self.scores.of(latent, missing)
         values, values_from = _values(rows)
         return Card(
             latent=latent,
@@ -179,9 +183,10 @@ class LatentFiles:
             lowered=_weighted(output, "lowered"),
             values=values,
             values_from=values_from,
+            scores=scores,
             relations=relations,
             over_training=self.tracks.density(latent),
-            warnings=_warnings(figures, latent, said, relations),
+            warnings=[*_warnings(figures, latent, said), *_told_by(relations, scores)],
             missing=missing,
         )
 
@@ -259,15 +264,24 @@ def _weighted(output: dict[str, Any], name: str) -> list[tuple[str, float | None
     return list(zip(tokens, weights, strict=False))
 
 
-def _warnings(figures: Figures, latent: int, said: Sequence[Explained], relations: Relations) -> list[str]:
+def _warnings(figures: Figures, latent: int, said: Sequence[Explained]) -> list[str]:
     found = []
     if figures.fire_count[latent] == 0:
         found.append("dead: it never fires on the stored activations")
     if figures.density[latent] > DENSE:
         found.append(f"dense: it fires on {100 * figures.density[latent]:.0f} % of all tokens")
-    if relations.token_only is not None:
-        found.append(f"token-only: it fires on “{relations.token_only}”, whatever the context")
     certainty = said[0].certainty if said else None
     if certainty is not None and certainty < WEAK:
         found.append("weak: its explanation hardly tells held-out sentences from others")
+    return found
+
+
+def _told_by(relations: Relations, scores: Sequence[Score]) -> list[str]:
+    """Warnings that other stages found."""
+    found = []
+    if relations.token_only is not None:
+        found.append(f"token-only: it fires on “{relations.token_only}”, whatever the context")
+    below = [score.name for score in scores if score.below_chance]
+    if below:
+        found.append(f"below chance: {'; '.join(below)}")
     return found

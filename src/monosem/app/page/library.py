@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from monosem.app.page.latents import LatentFiles
-from monosem.app.page.scores import ScoreFiles
 from monosem.app.page.searching import Searcher
 from monosem.errors import MonosemError, RunError
 from monosem.run import Run
@@ -26,7 +25,6 @@ class OpenRun:
     def __init__(self, name: str, run: Run) -> None:
         self.name, self.run = name, run
         self.files = LatentFiles(run.path)
-        self.scores = ScoreFiles(run.path)
         self.searcher = Searcher(self.files)
 
     def warm(self) -> None:

@@ -243,7 +243,7 @@ class PlaygroundTab:
         if not wanted.strip():
             raise RecipeError("say which latent to steer: its number, or words of its explanation")
         run = self._library.run(name)
-        found = run.searcher.find(Query(wanted), run.scores.of_all(run.files.figures().n)).latents
+        found = run.searcher.find(Query(wanted), run.files.scores.of_all(run.files.figures().n)).latents
         if not len(found):
             raise RecipeError(f"no latent is found by {wanted!r}")
         return int(found[0])

@@ -157,7 +157,10 @@ class _Pairs(NamedTuple):
 def _folded(path: Path) -> _Texts:
     """As `fold` does, over a whole column: lower case, no accents, a space for what is no letter or digit."""
     table = pq.read_table(path, columns=["sentence", "text"])
-    folded = pc.utf8_normalize(pc.utf8_lower(table["text"]), form="NFKD")
+    folded = pc.utf8_lower(table["text"])
+    for letter, same in (("ß", "ss"), ("ς", "σ")):  # where folding case is more than writing small
+        folded = pc.replace_substring(folded, letter, same)
+    folded = pc.utf8_normalize(folded, form="NFKD")
     folded = pc.replace_substring_regex(folded, r"\p{M}", "")
     folded = pc.replace_substring_regex(folded, r"[^\p{L}\p{N}]+", " ")
     folded = pc.binary_join_element_wise("", folded, " ")  # every word begins behind a space

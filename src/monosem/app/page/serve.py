@@ -5,6 +5,7 @@ and the first reading begins in the background. Models are loaded when somebody 
 """
 
 import errno
+import getpass
 import os
 import socket
 from collections.abc import Sequence
@@ -36,6 +37,19 @@ def serve(folders: Sequence[Path], host: str, port: int, password: str | None) -
         library.warm()
         progress.note(f"http://{_spelled(host)}:{listening.getsockname()[1]}  (Ctrl-C ends it)")
         server.run(sockets=[listening])
+
+
+def password(*, ask: bool) -> str | None:
+    """The page's password: asked for, or from the environment; None: the page has none. Never an argument, which other
+    users of the machine would see.
+
+    Raises:
+        RecipeError: it is empty.
+    """
+    given = getpass.getpass("Password of the page: ") if ask else os.environ.get(PASSWORD)
+    if given is not None and not given.strip():
+        raise RecipeError(f"the password is empty; give one, or start without --password and {PASSWORD}")
+    return given
 
 
 def listen(host: str, port: int) -> socket.socket:

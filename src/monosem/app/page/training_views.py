@@ -124,7 +124,10 @@ def _curves(metrics: dict[str, list[dict[str, float]]]) -> Iterator[str]:
 
 def _tracked(tracked: dict[str, list[Interval]]) -> Iterator[str]:
     density, firing, rate = [], [], []
-    for colour, (name, intervals) in enumerate(tracked.items()):
+    for colour, (name, found) in enumerate(tracked.items()):
+        # one cut short by the end of training would look like a change
+        short = len(found) > 1 and 2 * found[-1].activations < found[-2].activations
+        intervals = found[:-1] if short else found
         steps = [one.step for one in intervals]
         for place, label in enumerate(("5 %", "median", "95 %")):
             shares = [100 * one.quantiles[place] for one in intervals]
@@ -135,4 +138,3 @@ def _tracked(tracked: dict[str, list[Interval]]) -> Iterator[str]:
     yield line_chart("Density of the latents that fire", density, log=True, unit="% of tokens")
     yield line_chart("Latents that fire in an interval", firing)
     yield line_chart("Throughput", rate, unit="activations a second")
-
