@@ -30,7 +30,8 @@ def test_tokens_have_the_codes_of_the_clean_model(completer: Completer) -> None:
 def test_generating_elsewhere_does_not_disturb(completer: Completer) -> None:
     before = read(completer, "abcdef", 4)
     events = completer.stream(["xyz"], show_latents=2)
-    next(events), next(events)
+    next(events)
+    next(events)
     assert read(completer, "abcdef", 4) == before
     events.close()
 

@@ -6,7 +6,7 @@ reads and edits; every token is an event. `complete` collects the events. Knows 
 
 import dataclasses
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import cached_property
 from typing import NamedTuple, TypedDict, Unpack
 
@@ -93,7 +93,7 @@ class Completer:
         samples: int = 1,
         show_latents: int = 0,
         perplexity: bool = False,
-    ) -> Iterator[Event]:
+    ) -> Generator[Event, None, None]:
         """Continue each prompt, told token by token; the rows do not influence each other.
 
         Closing the iterator ends the writing. The rows are those of the first prompt, then those of the second.
@@ -144,7 +144,7 @@ class Completer:
 
     def _batches(
         self, rows: Sequence[Row], hook_of: Callable[[Sequence[Row]], RowHook], sampling: Sampling, perplexity: bool
-    ) -> Iterator[Event]:
+    ) -> Generator[Event, None, None]:
         for first in range(0, len(rows), BATCH):
             batch = rows[first : first + BATCH]
             for event in self._write(batch, hook_of(batch), sampling, perplexity):

@@ -71,7 +71,8 @@ def test_stopping_ends_it_at_the_next_token(completer: Completer) -> None:
 def test_a_newer_wish_ends_the_older(completer: Completer) -> None:
     desk = Desk()
     old = desk.write(completer, "run", wish(most=100))
-    next(old), next(old)
+    next(old)
+    next(old)
     written(desk, completer, wish("xyz"))
     assert len(list(old)) <= 2
     assert [exchange.prompt for exchange in desk.exchanges] == ["xyz"]

@@ -8,10 +8,15 @@ import json
 import mmap
 import re
 from collections import defaultdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from monosem.app.page.folding import Folded
 
 _LATENT = re.compile(rb'^\{"latent": ?(\d+),', re.MULTILINE)
 
@@ -51,6 +56,12 @@ class Explanations:
             if latent < n:
                 values[latent] = certainty
         return values
+
+    @cached_property
+    def folded(self) -> tuple[NDArray[np.int64], Folded]:
+        """Latents that are explained, and their best explanations as search compares them."""
+        texts = self.texts
+        return np.fromiter(texts, np.int64, len(texts)), Folded(pa.chunked_array([list(texts.values())], pa.string()))
 
     def _parse(self) -> tuple[dict[int, str], dict[int, float]]:
         if self._all is None:

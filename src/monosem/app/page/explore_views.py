@@ -48,8 +48,8 @@ def hits_view(run: OpenRun, query: Query, most: int, current: int | None) -> Hit
         Hit(
             latent,
             run.files.text(latent),
-            _known(certainty[latent]),
-            _known(scores[latent]),
+            _known(float(certainty[latent])),
+            _known(float(scores[latent])),
             float(figures.density[latent]),
             int(found.sentences[latent]),
         )
@@ -96,4 +96,4 @@ def _over_training(card: Card) -> str:
 
 
 def _known(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
+    return None if np.isnan(value) else value

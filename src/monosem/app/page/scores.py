@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -68,9 +67,9 @@ class ScoreFiles:
 
 
 def _headline(path: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    table = pq.read_table(path, columns=["latent", "score", "figure", "value"])
     for score, figure in HEADLINES:
-        chosen = table.filter(pc.and_(pc.equal(table["score"], score), pc.equal(table["figure"], figure)))
+        wanted = [("score", "=", score), ("figure", "=", figure)]
+        chosen = pq.read_table(path, columns=["latent", "value"], filters=wanted)
         if chosen.num_rows:
             return chosen["latent"].to_numpy().astype(np.int64), chosen["value"].to_numpy().astype(np.float64)
     return np.empty(0, np.int64), np.empty(0)

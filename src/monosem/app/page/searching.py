@@ -1,8 +1,8 @@
 """Which latents a query finds: words in explanations and example sentences, ranges of figures, an order.
 
 Words are compared as `monosem search` compares them: no case, no accents, from the beginning of a word. The folded
-sentences and the pairs of latent and sentence are read once, on the first search for words, as flat Arrow and numpy
-columns: some 100 bytes a sentence and 8 a pair.
+sentences and the pairs of latent and sentence are read once, on the first search for words, as flat columns: the
+sentences themselves and 8 bytes a pair.
 """
 
 import threading
@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from monosem.app.page.folding import Folded
 from monosem.app.page.kept import Kept
 from monosem.app.page.latents import LatentFiles
 from monosem.interpret import tables
@@ -65,13 +65,14 @@ class Searcher:
         self._texts = Kept(folder / tables.SENTENCES, _folded)
         self._pairs = Kept(folder / tables.EXAMPLES, _pairs)
         self._lock = threading.Lock()
+        self._read: _Examples | None = None
 
     def warm(self) -> None:
         """Read what the first search needs, so that it need not wait."""
-        with self._lock:
-            self._texts.get(), self._pairs.get()
-            if explanations := self._files.explanations:
-                explanations.certainty(0)
+        self._examples()
+        if (said := self._files.explanations) is not None:
+            said.certainty(0)
+            _ = said.folded
 
     def find(self, query: Query, scores: NDArray[np.float64]) -> Found:
         """The latents that fit.
@@ -123,28 +124,38 @@ class Searcher:
     def _words(self, wanted: list[str], n: int) -> tuple[Mask, NDArray[np.int64], NDArray[np.int64]]:
         """[n] whether the explanation holds the words, how many sentences do, and of how many."""
         inside = np.zeros(n, dtype=bool)
-        notes = {latent: note.explanation for latent, note in self._files.annotations.items() if note.explanation}
         said = self._files.explanations
-        for latent, text in {**(said.texts if said else {}), **notes}.items():
-            if latent < n:
-                folded = f" {fold(text)}"
-                inside[latent] = all(f" {word}" in folded for word in wanted)
+        if said is not None:
+            latents, texts = said.folded
+            held = latents[texts.holding(wanted)]
+            inside[held[held < n]] = True
+        for latent, note in self._files.annotations.items():
+            if note.explanation and latent < n:  # what people say stands in the place of what machines said
+                inside[latent] = Folded(pa.chunked_array([[note.explanation]])).holding(wanted)[0]
+        examples = self._examples()
+        if examples is None:
+            return inside, np.zeros(n, dtype=np.int64), np.ones(n, dtype=np.int64)
+        held = np.append(examples.texts.holding(wanted), False)
+        known = examples.latents[held[examples.places]]
+        return inside, np.bincount(known, minlength=n)[:n], examples.total(n)
+
+    def _examples(self) -> "_Examples | None":
+        """The sentences and who fires in them; read once, and anew when a file has changed."""
         texts, pairs = self._texts.get(), self._pairs.get()
         if texts is None or pairs is None:
-            return inside, np.zeros(n, dtype=np.int64), np.ones(n, dtype=np.int64)
-        held = np.ones(len(texts.numbers), dtype=bool)
-        for word in wanted:
-            held &= pc.match_substring(texts.folded, f" {word}").to_numpy(zero_copy_only=False)
-        place = np.searchsorted(texts.numbers, pairs.sentences)
-        known = np.append(held, False)[place]
-        return inside, np.bincount(pairs.latents[known], minlength=n), np.bincount(pairs.latents, minlength=n)
+            return None
+        with self._lock:
+            if self._read is None or self._read.texts is not texts.folded or self._read.latents is not pairs.latents:
+                places = np.searchsorted(texts.numbers, pairs.sentences).astype(np.int32)
+                self._read = _Examples(texts.folded, pairs.latents, places)
+            return self._read
 
 
 class _Texts(NamedTuple):
     """The sentences, folded."""
 
     numbers: NDArray[np.int64]
-    folded: pa.ChunkedArray
+    folded: Folded
 
 
 class _Pairs(NamedTuple):
@@ -154,27 +165,37 @@ class _Pairs(NamedTuple):
     sentences: NDArray[np.int64]
 
 
+class _Examples(NamedTuple):
+    """Both together."""
+
+    texts: Folded
+    latents: NDArray[np.int32]
+    places: NDArray[np.int32]
+    """Of each pair's sentence among the texts; their number for one that is not there."""
+
+    def total(self, n: int) -> NDArray[np.int64]:
+        """[n] example sentences of each latent."""
+        return np.bincount(self.latents, minlength=n)[:n]
+
+
 def _folded(path: Path) -> _Texts:
-    """As `fold` does, over a whole column: lower case, no accents, a space for what is no letter or digit."""
     table = pq.read_table(path, columns=["sentence", "text"])
-    folded = pc.utf8_lower(table["text"])
-    for letter, same in (("ß", "ss"), ("ς", "σ")):  # where folding case is more than writing small
-        folded = pc.replace_substring(folded, letter, same)
-    folded = pc.utf8_normalize(folded, form="NFKD")
-    folded = pc.replace_substring_regex(folded, r"\p{M}", "")
-    folded = pc.replace_substring_regex(folded, r"[^\p{L}\p{N}]+", " ")
-    folded = pc.binary_join_element_wise("", folded, " ")  # every word begins behind a space
-    return _Texts(table["sentence"].to_numpy(), folded)
+    return _Texts(table["sentence"].to_numpy(), Folded(table["text"]))
 
 
 def _pairs(path: Path) -> _Pairs:
+    """Sorted and without repeats, a million rows at a time: the file is sorted by latent."""
+    latents: list[NDArray[np.int32]] = []
+    sentences: list[NDArray[np.int64]] = []
     with pq.ParquetFile(path) as file:
-        parts = []
         for batch in file.iter_batches(1 << 20, columns=["latent", "sentence"]):
-            latent, sentence = batch["latent"].to_numpy().astype(np.int64), batch["sentence"].to_numpy()
-            parts.append((latent, sentence))
-    latents = np.concatenate([part[0] for part in parts] or [np.empty(0, np.int64)])
-    sentences = np.concatenate([part[1] for part in parts] or [np.empty(0, np.int64)])
-    size = int(sentences.max(initial=0)) + 1
-    keys = np.unique(latents * size + sentences)
-    return _Pairs((keys // size).astype(np.int32), keys % size)
+            latents.append(batch["latent"].to_numpy())
+            sentences.append(batch["sentence"].to_numpy())
+    latent = np.concatenate(latents or [np.empty(0, np.int32)])
+    sentence = np.concatenate(sentences or [np.empty(0, np.int64)])
+    size = int(sentence.max(initial=0)) + 1
+    keys = latent.astype(np.int64) * size
+    keys += sentence
+    keys.sort()
+    kept = keys[np.append(True, keys[1:] != keys[:-1])] if len(keys) else keys
+    return _Pairs((kept // size).astype(np.int32), kept % size)

@@ -1,6 +1,6 @@
 """Gradio's components in the page's own colours and fonts; no font or file is asked for elsewhere."""
 
-import gradio as gr
+from gradio.themes import Base
 
 SANS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
 MONO = ("ui-monospace", "SF Mono", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace")
@@ -48,9 +48,9 @@ _COLOURS = {
 }
 
 
-def theme() -> gr.themes.Base:
+def theme() -> Base:
     """The theme; light and dark differ in the variables of `page.css` alone."""
-    made = gr.themes.Base(font=list(SANS), font_mono=list(MONO), radius_size="sm")
+    made = Base(font=list(SANS), font_mono=list(MONO), radius_size="sm")
     both = {name: f"var(--ms-{colour})" for name, colour in _COLOURS.items()}
     known = {name for name in both if hasattr(made, f"{name}_dark")}
     return made.set(
