@@ -1,12 +1,13 @@
 """The Explore tab: search and list on one side, the card of a latent on the other. Wires views to Gradio's events."""
 
+import functools
 import random
 from typing import Any, NamedTuple
 
 import gradio as gr
 
 from monosem.app.page import annotations
-from monosem.app.page.explore_views import ALL, SENTENCES, card_view, hits_view
+from monosem.app.page.explore_views import ALL, card_view, hits_view
 from monosem.app.page.library import Library, OpenRun
 from monosem.app.page.render import message
 from monosem.app.page.searching import ORDERS, Query
@@ -90,7 +91,7 @@ class ExploreTab:
         self.card.click(self.follow, [self._run], self.shown, **QUIET)
         self.card.select(self.all_sentences, [self._run, self.latent], self.card, **QUIET)
         for button, by in ((self.previous, -1), (self.next, 1)):
-            button.click(_stepper(self, by), here, self.shown, **QUIET)
+            button.click(functools.partial(self.step, by), here, self.shown, **QUIET)
         self.random.click(self.draw, here, self.shown, **QUIET)
         kept = [self._run, self.latent, self.note, self.rating]
         self.keep.click(self.annotate, kept, self.shown, **QUIET)
@@ -169,17 +170,7 @@ class ExploreTab:
         return listed, found, *self.show(name, int(asked))
 
 
-def _stepper(tab: ExploreTab, by: int):
-    def step(name: str, latent: int | None, found: list[int]) -> Shown:
-        return tab.step(by, name, latent, found)
-
-    return step
-
-
 def opened(run: OpenRun) -> str:
     """One line about a run, for the head of the page."""
     recipe = run.run.recipe
     return f"{recipe.sae.n:,} latents at {recipe.hook_point} of {recipe.model.source}"
-
-
-__all__ = ["SENTENCES", "ExploreTab", "opened"]
