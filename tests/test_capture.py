@@ -278,8 +278,13 @@ def test_memory_does_not_grow_with_the_corpus(
     tmp_path: Path, settings: dict[str, dict[str, object]], tiny_documents: list[dict[str, str]]
 ) -> None:
     peaks = []
-    # oneDNN keeps a kernel for each shape it has met, up to so many: the default is 1,024, which a small corpus never meets
-    environment = {**os.environ, "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "8", "OMP_NUM_THREADS": "1"}
+    # oneDNN keeps a kernel for each shape it has met: the default, 1,024 of them, a small corpus does not reach
+    environment = {
+        **os.environ,
+        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "8",
+        "LRU_CACHE_CAPACITY": "8",
+        "OMP_NUM_THREADS": "1",
+    }
     for copies in (8, 32):
         text = tmp_path / f"{copies}.jsonl"
         text.write_text("".join(json.dumps(document) + "\n" for document in tiny_documents[:300] * copies))
@@ -300,7 +305,7 @@ def test_memory_does_not_grow_with_the_corpus(
         done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
         peaks.append(int(done.stdout))
         assert len(capture.open_stage(run).shards) > 12 * copies // 8
-    assert peaks[1] < 1.03 * peaks[0], peaks
+    assert peaks[1] < 1.05 * peaks[0], peaks  # to hold on to the rows would take 9 %
 
 
 def test_too_small_a_disk_is_said_before_the_first_shard(

@@ -32,15 +32,15 @@ class Step(NamedTuple):
     """Whether a recipe asks for the stage at all."""
     shared: bool = False
     """Whether all ranks make it together."""
-    stored: bool = False
-    """Whether it makes or reads stored activations: where training needs none, it is made when it is named alone."""
 
     def asked(self, recipe: Recipe, verbs: Sequence[str]) -> bool:
-        """Whether these verbs make it."""
-        spared = self.stored and recipe.train.source == "live" and set(verbs) == set(VERBS)
+        """Whether these verbs make it. Where training needs no store, what does is made only when it is named."""
+        spared = recipe.train.source == "live" and self.verb not in STORELESS and set(verbs) == set(VERBS)
         return self.verb in verbs and self.wanted(recipe) and not spared
 
 
+STORELESS = ("sentences", "train", "finetune")
+"""Stages that neither make nor read stored activations, where training is live."""
 PIPELINE = (
     Step("sentences", "sentences", "monosem.corpus.sentences", "Split documents into sentences."),
     Step(
@@ -49,7 +49,6 @@ PIPELINE = (
         "monosem.capture",
         "Store the language model's activations on the sentences.",
         shared=True,
-        stored=True,
     ),
     Step(
         "prepare",
@@ -57,7 +56,6 @@ PIPELINE = (
         "monosem.store.prepare",
         "Shuffle the activations and split off validation sentences.",
         shared=True,
-        stored=True,
     ),
     Step("train", "sae", "monosem.training", "Train the sparse autoencoder; goes on from its last checkpoint."),
     Step(
@@ -68,17 +66,31 @@ PIPELINE = (
         wanted=lambda recipe: recipe.finetune.wanted,
     ),
     Step(
+        "codes",
+        "codes",
+        "monosem.interpret.encoding",
+        "Encode every stored activation by the SAE once.",
+        shared=True,
+    ),
+    Step(
         "examples",
         "examples",
         "monosem.interpret.examples",
         "Find the sentences that activate each latent most.",
-        stored=True,
+        shared=True,
     ),
     Step(
-        "explain", "explanations", "monosem.interpret.explain", "Say in words what each latent reacts to.", stored=True
+        "coactivation",
+        "coactivation",
+        "monosem.interpret.coactivation",
+        "Count which latents fire on the same tokens, and find clusters of latents.",
+        shared=True,
     ),
-    Step("evaluate", "evaluation", "monosem.evaluate.stage", "Measure the SAE beside its baselines.", stored=True),
-    Step("report", "report", "monosem.evaluate.report", "Write the self-contained page report.html.", stored=True),
+    Step("groups", "groups", "monosem.interpret.groups", "Find n-grams and groups in each latent's sentences."),
+    Step("explain", "explanations", "monosem.interpret.explain", "Say in words what each latent reacts to."),
+    Step("evaluate", "evaluation", "monosem.evaluate.stage", "Measure the SAE beside its baselines."),
+    Step("score", "scores", "monosem.interpret.score.stage", "Grade the explanations beside their baselines."),
+    Step("report", "report", "monosem.evaluate.report", "Write the self-contained page report.html."),
 )
 VERBS = tuple(step.verb for step in PIPELINE)
 
