@@ -14,7 +14,7 @@ from monosem.errors import ProviderError
 from monosem.interpret.providers import messages
 from monosem.interpret.providers.batches import Batch, Results, Verdict
 from monosem.interpret.providers.book import Limits
-from monosem.interpret.providers.keys import Key, read_key
+from monosem.interpret.providers.keys import Key
 from monosem.interpret.providers.patience import Fault
 from monosem.interpret.providers.protocol import Outcome, Request
 
@@ -36,11 +36,7 @@ class AnthropicBatches:
 
     def __init__(self, model: str, effort: str | None = None, base_url: str | None = None) -> None:
         self.model, self._effort, self._base_url = model, effort, base_url
-
-    @cached_property
-    def key(self) -> Key:
-        """Read when it is needed: to plan needs none."""
-        return read_key(self.name)
+        self.key = Key(self.name)
 
     @cached_property
     def _client(self) -> "anthropic.Anthropic":

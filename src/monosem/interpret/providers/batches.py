@@ -125,11 +125,14 @@ class BatchCarrier:
                     raise described(fault, self.name) from None
                 self._patience.back_off(tried, fault.retry_after)
 
-    def collect(self, book: Book, chunk: Chunk) -> bool:
+    def look(self, book: Book, chunk: Chunk) -> None:
         if chunk.state == "sending":
             self._may_be_sent(book, chunk)
         if chunk.state == "sent" and self._call(lambda: self._interface.look(chunk.batch), chunk).ended:
             book.record("ended", chunk=chunk.name, batch=chunk.batch)
+
+    def collect(self, book: Book, chunk: Chunk) -> bool:
+        self.look(book, chunk)
         if chunk.state == "ended":
             try:
                 listed = self._call(lambda: self._interface.results(chunk.batch), chunk)
@@ -185,7 +188,7 @@ class BatchCarrier:
                 raise described(fault, self.name) from None
             raise ProviderError(
                 f"batch {chunk.batch} (chunk {chunk.name}, {chunk.count:,} requests) is gone at {self.name}: deleted, "
-                f"or too old ({fault.message}); to ask, and pay for, these once more: monosem explain send --resend-lost"
+                f"or too old ({fault.message}); to ask, and pay for, these once more: explain send --resend-lost"
             ) from None
 
     @staticmethod

@@ -45,8 +45,16 @@ class Carrier(Protocol):
         """
         ...
 
+    def look(self, book: Book, chunk: Chunk) -> None:
+        """Record how far a chunk that is on its way is.
+
+        Raises:
+            ProviderError: the batch is gone.
+        """
+        ...
+
     def collect(self, book: Book, chunk: Chunk) -> bool:
-        """Look at a chunk that is on its way and fetch its results once they are there; returns whether they are.
+        """Look at a chunk that is on its way, and fetch its results if they are there; returns whether they are.
 
         Raises:
             ProviderError: the batch is gone, or its results are not those of the chunk.

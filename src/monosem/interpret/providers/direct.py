@@ -106,5 +106,8 @@ class DirectCarrier:
         self._respondent.respond(open_, journal)
         keep(book, chunk, self, [name], unseen=journal.unseen)
 
+    def look(self, book: Book, chunk: Chunk) -> None:
+        """There is nobody to ask: what is answered is here."""
+
     def collect(self, book: Book, chunk: Chunk) -> bool:  # noqa: ARG002 - `send` brought the results
         return chunk.state == "fetched"

@@ -34,6 +34,9 @@ class VllmFiles:
         if chunk.state == "planned":
             book.record("created", chunk=chunk.name, batch=self.command(book, chunk))
 
+    def look(self, book: Book, chunk: Chunk) -> None:
+        """There is nobody to ask: the file is there, or it is not."""
+
     def collect(self, book: Book, chunk: Chunk) -> bool:
         """Take up the file of answers, once it is there and whole."""
         path = book.results(f"{chunk.name}.jsonl")
