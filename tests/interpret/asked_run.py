@@ -10,11 +10,13 @@ from batch_server import BatchServer, meaning
 from monosem.interpret import explain
 from monosem.interpret.asking import Asking
 from monosem.interpret.providers.patience import Patience
-from monosem.interpret.providers.post import Consent
+from monosem.interpret.providers.post import Consent, Post
 from monosem.run import Run, Stage
 
 MODEL = "test-model"
 INPUT_USD, OUTPUT_USD = 2.0, 10.0
+OPEN: list[Post] = []
+"""What the fixture `server` closes after a test."""
 STAGES = ("sentences", "activations", "batches", "sae", "examples")
 
 
@@ -43,7 +45,9 @@ def asked_run(made: Path, folder: Path, server: BatchServer, provider: str, **ke
 
 
 def asking(run: Run, consent: Consent | None = None, waits: list[float] | None = None) -> Asking:
-    return Asking(run, explain.open_stage(run), consent or Consent(send=True), patience(waits))
+    found = Asking(run, explain.open_stage(run), consent or Consent(send=True), patience(waits))
+    OPEN.append(found.post)
+    return found
 
 
 def explained(run: Run, consent: Consent | None = None) -> Stage:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from asked_run import OPEN
 from batch_server import KEY, BatchServer
 
 from monosem import capture, recipe
@@ -53,9 +54,11 @@ def one_server() -> Iterator[BatchServer]:
 
 
 @pytest.fixture
-def server(one_server: BatchServer, monkeypatch: pytest.MonkeyPatch) -> BatchServer:
+def server(one_server: BatchServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[BatchServer]:
     """The batch server, fresh; its key is in the environment."""
     one_server.reset()
     for name in ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "MONOSEM_API_KEY"):
         monkeypatch.setenv(name, KEY)
-    return one_server
+    yield one_server
+    while OPEN:
+        OPEN.pop().carrier.close()

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from asked_run import asked_run, attempt_of, check_done, explained, latent_of, patience
+from asked_run import OPEN, asked_run, attempt_of, check_done, explained, latent_of, patience
 from batch_server import BatchServer, Trouble
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -69,13 +69,13 @@ def test_death_at_every_event(
     server.script = lambda id_: "expired" if attempt_of(id_) == 1 and latent_of(id_) % 5 == 0 else "ok"
     run, deaths, died = asked_run(made_folder, tmp_path, server, provider, chunk=40), Deaths(monkeypatch), 0
     while True:
-        deaths.left, deaths.after = died % 6 + 1, after
+        deaths.left, deaths.after = died % 3 + 1, after
         try:
             explained(run)
             break
         except Died:
             died += 1
-    assert died >= 8
+    assert died >= 6
     check_done(run, server)
     requests = sorted((run.folder("explanations") / "requests").iterdir())
     assert len(server.batches) == len(requests) == 3
@@ -225,7 +225,9 @@ class Lives(RuleBasedStateMachine):
         assert len(ids) == len(set(ids))
 
     def _post(self):
-        return open_provider(self.recipe, self.path, "0" * 64, Consent(send=True), patience())
+        post = open_provider(self.recipe, self.path, "0" * 64, Consent(send=True), patience())
+        OPEN.append(post)
+        return post
 
     def _live(self, act) -> None:
         with contextlib.suppress(Died, ProviderError):

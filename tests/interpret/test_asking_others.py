@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from asked_run import asked_run, asking, check_done, explained, patience, rows
+from asked_run import OPEN, asked_run, asking, check_done, explained, patience, rows
 from batch_server import BatchServer, Trouble, meaning
 from test_asking_crashes import Died
 
@@ -24,7 +24,12 @@ COUNT = 12
 def compatible(tmp_path: Path, server: BatchServer) -> Callable[[], Post]:
     keys = {"provider": "compatible", "model": "m", "base_url": f"{server.url}/v1", "concurrency": 3}
     recipe = Recipe.model_validate({"explain": keys})
-    return lambda: open_provider(recipe, tmp_path / "asked", "0" * 64, Consent(send=True), patience())
+
+    def opened() -> Post:
+        OPEN.append(open_provider(recipe, tmp_path / "asked", "0" * 64, Consent(send=True), patience()))
+        return OPEN[-1]
+
+    return opened
 
 
 def requests() -> list[Request]:

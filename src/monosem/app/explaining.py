@@ -3,8 +3,9 @@
 Everything printed comes from the ledger and the answers; to be told twice is the same as once. Shows no key.
 """
 
+import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from rich import box
@@ -42,16 +43,14 @@ class Wanted(Protocol):
 
 def plan(run: Run, consent: Consent, wanted: Wanted) -> None:
     """Write the requests, and say what they cost."""
-    with run.lock():
-        asking = _asking(run, consent)
+    with run.lock(), _asking(run, consent) as asking:
         asking.plan()
         _show(asking, wanted, "nothing is sent yet; send with: monosem explain send RUN --yes")
 
 
 def send(run: Run, consent: Consent, wanted: Wanted) -> None:
     """Send what waits for it."""
-    with run.lock():
-        asking = _asking(run, consent)
+    with run.lock(), _asking(run, consent) as asking:
         if wanted.resend_lost:
             asking.post.resend_lost()
         asking.plan()
@@ -62,16 +61,14 @@ def send(run: Run, consent: Consent, wanted: Wanted) -> None:
 
 def status(run: Run, consent: Consent, wanted: Wanted) -> None:
     """Ask the provider how far the batches are."""
-    with run.lock():
-        asking = _asking(run, consent)
+    with run.lock(), _asking(run, consent) as asking:
         asking.post.look()
         _show(asking, wanted, "")
 
 
 def fetch(run: Run, consent: Consent, wanted: Wanted) -> None:
     """Bring the answers that are there."""
-    with run.lock():
-        asking = _asking(run, consent)
+    with run.lock(), _asking(run, consent) as asking:
         left = asking.post.fetch()
         then = f"{left:,} chunks are still under way" if left else "read the answers with: monosem explain parse RUN"
         _show(asking, wanted, then)
@@ -79,8 +76,7 @@ def fetch(run: Run, consent: Consent, wanted: Wanted) -> None:
 
 def parse(run: Run, consent: Consent, wanted: Wanted) -> None:
     """Make `explanations.jsonl`; what has to be asked again is planned, unless this is final."""
-    with run.lock():
-        asking = _asking(run, consent)
+    with run.lock(), _asking(run, consent) as asking:
         if not wanted.final:
             asking.plan()
         counts = asking.write(final=wanted.final).manifest.counts
@@ -97,7 +93,9 @@ def run_all(run: Run, consent: Consent, wanted: Wanted) -> None:  # noqa: ARG001
             stage = explain.open_stage(run)
             if not stage.complete:
                 explain.check_aggregation(run.recipe)
-                Asking(run, stage, consent).finish()
+                asking = Asking(run, stage, consent)
+                with asking.post:
+                    asking.finish()
 
 
 STEPS: dict[str, Callable[[Run, Consent, Wanted], None]] = {
@@ -110,8 +108,9 @@ STEPS: dict[str, Callable[[Run, Consent, Wanted], None]] = {
 }
 
 
-def _asking(run: Run, consent: Consent) -> Asking:
-    """The run's requests.
+@contextlib.contextmanager
+def _asking(run: Run, consent: Consent) -> Iterator[Asking]:
+    """The run's requests, their connections closed in the end.
 
     Raises:
         RecipeError: the provider is asked nothing, or everything is explained already.
@@ -122,7 +121,9 @@ def _asking(run: Run, consent: Consent) -> Asking:
     if stage.complete:
         raise RecipeError(f"{stage.path}: complete; make it again with --redo explain")
     explain.check_aggregation(run.recipe)
-    return Asking(run, stage, consent)
+    asking = Asking(run, stage, consent)
+    with asking.post:
+        yield asking
 
 
 def _show(asking: Asking, wanted: Wanted, then: str) -> None:

@@ -66,8 +66,9 @@ def make(run: Run) -> Stage:
     if run.recipe.explain.provider == "lexical":
         return _make_lexical(run, stage)
     asking = Asking(run, stage)
-    asking.finish()
-    return asking.write()
+    with asking.post:
+        asking.finish()
+        return asking.write()
 
 
 def check(run: Run, verbs: Sequence[str], redo: str | None) -> None:  # noqa: ARG001 - part of what a stage may have

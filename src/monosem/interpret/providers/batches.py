@@ -56,6 +56,10 @@ class BatchInterface(Protocol):
     key: Key
     limits: Limits
 
+    def close(self) -> None:
+        """Close the connections."""
+        ...
+
     def line(self, request: Request) -> bytes: ...
 
     def outcome(self, line: dict[str, Any]) -> Outcome: ...
@@ -100,6 +104,7 @@ class BatchCarrier:
         self._interface, self._patience = interface, patience
         self.name, self.model, self.limits, self.context = interface.name, interface.model, limits, context
         self.line, self.outcome, self.prompt_tokens = interface.line, interface.outcome, estimated_tokens
+        self.close = interface.close
 
     def send(self, book: Book, chunk: Chunk) -> None:
         requests = book.requests(chunk)

@@ -25,6 +25,10 @@ class Carrier(Protocol):
     context: int | None
     """Tokens that fit the model; None: nobody knows."""
 
+    def close(self) -> None:
+        """Close the connections."""
+        ...
+
     def line(self, request: Request) -> bytes:
         """The request as it is sent: one JSON object that begins with `custom_id`."""
         ...

@@ -52,6 +52,10 @@ class CompatibleServer:
         key = self._key.reveal() or "none"
         return openai.OpenAI(api_key=key, base_url=self._base_url, max_retries=0, timeout=SECONDS)
 
+    def close(self) -> None:
+        if "_client" in vars(self):  # nobody was asked, nothing is open
+            self._client.close()
+
     def line(self, request: Request) -> bytes:
         return completions.batch_line(request, self.model, self._effort, "max_tokens")
 

@@ -71,6 +71,8 @@ class Respondent(Protocol):
     @property
     def context(self) -> int | None: ...
 
+    def close(self) -> None: ...
+
     def line(self, request: Request) -> bytes: ...
 
     def outcome(self, line: dict[str, Any]) -> Outcome: ...
@@ -93,7 +95,7 @@ class DirectCarrier:
         self._respondent, self.limits = respondent, limits
         self.name, self.model, self.context = respondent.name, respondent.model, respondent.context
         self.line, self.outcome = respondent.line, respondent.outcome
-        self.prompt_tokens = respondent.prompt_tokens
+        self.prompt_tokens, self.close = respondent.prompt_tokens, respondent.close
 
     def send(self, book: Book, chunk: Chunk) -> None:
         requests, name = book.requests(chunk), f"{chunk.name}.jsonl"

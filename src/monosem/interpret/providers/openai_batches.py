@@ -47,6 +47,10 @@ class OpenAIBatches:
         # the SDK must repeat nothing by itself: creating a batch twice is paying twice
         return openai.OpenAI(api_key=self.key.reveal(), base_url=self._base_url, max_retries=0, timeout=SECONDS)
 
+    def close(self) -> None:
+        if "_client" in vars(self):  # nothing was sent, nothing is open
+            self._client.close()
+
     def line(self, request: Request) -> bytes:
         return completions.batch_line(request, self.model, self._effort, "max_completion_tokens")
 

@@ -43,7 +43,7 @@ class Sum:
 
 
 class Post:
-    """The requests of one folder and their provider (`protocol.Provider`).
+    """The requests of one folder and their provider (`protocol.Provider`); a `with` block closes the connections.
 
     Args:
         folder: holds the ledger, `requests/` and `results/`.
@@ -73,6 +73,12 @@ class Post:
     @property
     def model(self) -> str:
         return self.carrier.model
+
+    def __enter__(self) -> "Post":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.carrier.close()
 
     def answer(self, requests: Iterable[Request]) -> Iterator[Outcome]:
         """Outcomes of requests, in the order they came back; those answered in this folder before cost nothing.

@@ -22,6 +22,9 @@ class VllmFiles:
         self.model, self.limits, self.context, self._effort = model, limits, context, effort
         self.prompt_tokens = estimated_tokens
 
+    def close(self) -> None:
+        """Nothing is open."""
+
     def line(self, request: Request) -> bytes:
         return completions.batch_line(request, self.model, self._effort, "max_completion_tokens")
 
