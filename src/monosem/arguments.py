@@ -216,6 +216,44 @@ class ChatArguments:
 
 
 @dataclass(frozen=True)
+class TokensArguments:
+    """Read a text with the run's language model: the latents that fire at each of its tokens.
+
+    Example: monosem tokens demo "The Security Council met in New York." --top 3
+    """
+
+    target: tyro.conf.Positional[str]
+    """A run folder, or the name of a run."""
+    text: tyro.conf.Positional[str]
+    """The text; `-`: standard input."""
+    top: int = 5
+    """Latents listed at each token."""
+    runs: Path = RUNS
+    """Folder that holds the run folders."""
+    json: bool = False
+    """Print the tokens as a JSON list."""
+
+
+@dataclass(frozen=True)
+class AppArguments:
+    """Open a page on runs: explore latents, read texts, steer, follow training. On this machine, until Ctrl-C.
+
+    Needs `pip install "monosem[app]"`. A password comes from the environment, MONOSEM_PASSWORD, or is asked for.
+    """
+
+    targets: tyro.conf.Positional[tuple[str, ...]]
+    """Run folders, or names of runs."""
+    host: str = "127.0.0.1"
+    """Address to listen on. Others than 127.0.0.1 open the page to the network: give it a password."""
+    port: int = 7860
+    """0: any that is free."""
+    password: bool = False
+    """Ask for a password that the page then asks for."""
+    runs: Path = RUNS
+    """Folder that holds the run folders."""
+
+
+@dataclass(frozen=True)
 class ModelsArguments:
     """List the language models that are known by name, with the memory they need."""
 

@@ -19,6 +19,7 @@ import tyro
 from monosem import __version__, pipeline, progress, ranks, recipe, run
 from monosem.arguments import (
     RUNS,
+    AppArguments,
     ChatArguments,
     CompleteArguments,
     EstimateArguments,
@@ -33,6 +34,7 @@ from monosem.arguments import (
     StoreStats,
     StoreVerify,
     SweepArguments,
+    TokensArguments,
 )
 from monosem.atomic import NO_ROOM
 from monosem.errors import MonosemError, RecipeError, RunError
@@ -160,6 +162,25 @@ def chat(arguments: ChatArguments) -> None:
     chats.chat(session)
 
 
+def tokens(arguments: TokensArguments) -> None:
+    from monosem.app import prompts, terminal
+    from monosem.completion import Completer
+
+    if arguments.top < 1:
+        raise RecipeError(f"--top {arguments.top}: expected at least 1")
+    text = prompts.read_text(arguments.text)
+    terminal.tokens(Completer(_opened(arguments)), text, arguments.top, as_json=arguments.json)
+
+
+def app(arguments: AppArguments) -> None:
+    from monosem.app.page import serve
+
+    if not arguments.targets:
+        raise RecipeError("monosem app: which run? give a run folder, or the name of one")
+    folders = [_folder(target, arguments.runs) for target in arguments.targets]
+    serve.serve(folders, arguments.host, arguments.port, serve.password(ask=arguments.password))
+
+
 def models(arguments: ModelsArguments) -> None:
     from monosem.app import models as listing
 
@@ -201,6 +222,8 @@ COMMANDS: dict[str, Command] = {
     "search": Command(SearchArguments, search, "Find latents by words."),
     "complete": Command(CompleteArguments, complete, "Complete prompts, steered by latents."),
     "chat": Command(ChatArguments, chat, "Talk to the model, steered by latents."),
+    "tokens": Command(TokensArguments, tokens, "Read a text: the latents at each token."),
+    "app": Command(AppArguments, app, "Open a page: explore latents, read texts, steer, follow training."),
     "store": Command(StoreArguments, store, "Check, list, measure, merge or pack stores of activations."),
     "models": Command(ModelsArguments, models, "List the language models that are known, with memory needs."),
 }
@@ -300,11 +323,17 @@ def _path(target: str, runs: Path, name: str) -> Path:
     return runs / name
 
 
-def _opened(arguments: ShowArguments | SearchArguments | CompleteArguments | ChatArguments) -> Run:
-    folder = run.resolve(arguments.target, arguments.runs)
+def _opened(
+    arguments: ShowArguments | SearchArguments | CompleteArguments | ChatArguments | TokensArguments,
+) -> Run:
+    return Run.open(_folder(arguments.target, arguments.runs))
+
+
+def _folder(target: str, runs: Path) -> Path:
+    folder = run.resolve(target, runs)
     if folder is None:
-        raise RunError(f"{arguments.target}: not a run folder (no recipe.toml); make one with: monosem run RECIPE")
-    return Run.open(folder)
+        raise RunError(f"{target}: not a run folder (no recipe.toml); make one with: monosem run RECIPE")
+    return folder
 
 
 def _fail(message: str) -> None:

@@ -181,22 +181,8 @@ def _compact(card: Card) -> dict[str, Any]:
 
 
 def _pieces(example: Shown) -> dict[str, Any]:
-    """A sentence as pieces: a plain string, or a string with the value of the token that it is.
-
-    Pieces, not character offsets: a browser counts characters in another way.
-    """
-    pieces: list[Any] = []
-    at = 0
-    for token in example.tokens:
-        start = max(token.start, at)  # tokens may share a character
-        if token.end <= start:
-            continue
-        if start > at:
-            pieces.append(example.text[at:start])
-        pieces.append([example.text[start : token.end], _round(token.value)])
-        at = token.end
-    if at < len(example.text):
-        pieces.append(example.text[at:])
+    """A sentence as pieces: a plain string, or a string with the value of the token that it is."""
+    pieces = [text if value is None else [text, _round(value)] for text, value in cards.pieces(example)]
     origin = " · ".join(part for part in (example.title, example.label) if part)
     return {"value": _round(example.value), "pieces": pieces, **({"origin": origin} if origin else {})}
 

@@ -197,6 +197,24 @@ def fold(text: str) -> str:
     return re.sub(r"[\W_]+", " ", "".join(c for c in decomposed if not unicodedata.combining(c)))
 
 
+def pieces(example: Shown) -> list[tuple[str, float | None]]:
+    """A sentence as pieces in order, each with the latent's value; None where it does not fire.
+
+    Pieces, not character offsets: a browser counts characters in another way.
+    """
+    found: list[tuple[str, float | None]] = []
+    at = 0
+    for token in example.tokens:
+        start = max(token.start, at)  # tokens may share a character
+        if token.end <= start:
+            continue
+        if start > at:
+            found.append((example.text[at:start], None))
+        found.append((example.text[start : token.end], token.value))
+        at = token.end
+    return [*found, (example.text[at:], None)] if at < len(example.text) else found
+
+
 def visible(token: str) -> str:
     """A token by itself, its white space shown as signs."""
     shown = token.replace("\n", "↵").replace("\r", "↵").replace("\t", "⇥")
@@ -235,11 +253,12 @@ def _examples(run_folder: Path, latents: Sequence[int], most: int | None) -> dic
     found: dict[int, dict[str, list[Shown]]] = {}
     for row in rows:
         by_aggregation = found.setdefault(row["latent"], {})
-        by_aggregation.setdefault(row["aggregation"], []).append(_shown(row, texts[row["sentence"]]))
+        by_aggregation.setdefault(row["aggregation"], []).append(shown(row, texts[row["sentence"]]))
     return found
 
 
-def _shown(row: dict[str, Any], sentence: dict[str, Any]) -> Shown:
+def shown(row: dict[str, Any], sentence: dict[str, Any]) -> Shown:
+    """A row of `examples.parquet` with its row of `sentences.parquet`."""
     text = sentence["text"]
     tokens = [
         Token(

@@ -8,16 +8,16 @@ sample. Memory is bounded by the sample. Knows nothing of text.
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.sparse import csc_array
 
-from monosem.interpret.codes import StoredCodes
+from monosem.interpret.codes import Codes, StoredCodes
 from monosem.interpret.draws import is_test, pool_order
 from monosem.interpret.firings import changes, group
 from monosem.interpret.ranking import Entries, highest, rank_within
 
 TOKENS = 8  # of a latent that are looked for
+BLOCK_ENTRIES = 1 << 21  # codes that are grouped at once
 DRAWS = 4  # sentences drawn at random for each that is wanted
 
 
@@ -37,89 +37,91 @@ class Negatives(NamedTuple):
     """Share, by weight, of the latent's tokens that each holds."""
 
 
-class Pairs(NamedTuple):
-    """A relation between sentences of a sample, by their places, and tokens or latents; none twice in a shard."""
-
-    place: NDArray[np.int32]
-    other: NDArray[np.int32]
-
-
 class Pool:
-    """A sample of P sentences of one side of the test split, in random order.
+    """A sample of P sentences of one side of the test split, in random order, with the tokens and latents of each.
+
+    Which latents fire is kept as bits: P / 8 bytes for each latent.
 
     Args:
         sentence: [P] their numbers.
-        holds: places and the tokens that each holds.
-        fires: places and the latents that fire in each.
         n: number of latents.
         seed: decides what is drawn.
     """
 
-    def __init__(self, sentence: NDArray[np.int64], holds: Pairs, fires: Pairs, n: int, seed: int) -> None:
+    def __init__(self, sentence: NDArray[np.int64], n: int, seed: int) -> None:
         self.sentence, self._seed = sentence, seed
-        self._holds = _by_column(holds, len(sentence), 1 + int(holds.other.max(initial=0)))
-        self._fires = _by_column(fires, len(sentence), n)
-        self._silent = np.ones(len(sentence), dtype=bool)
+        self._fires = np.zeros((n, -(-len(sentence) // 8)), dtype=np.uint8)
+        self._places = np.argsort(sentence)
+        self._pairs = [np.zeros(0, np.int64)]  # of token and place, until all are there
+        self._holds = csc_array((0, 0))
 
     @classmethod
     def load(cls, codes: StoredCodes, size: int, test_fraction: float, seed: int) -> tuple["Pool", "Pool"]:
         """Samples of about `size` sentences together: outside of the test set, and of the test set."""
         fraction = size / max(codes.sentences, 1)
-        numbers, holds, fires, before = [np.zeros(0, np.int64)], [], [], 0
-        for shard in codes.shards:
-            taken = codes.take(shard, np.flatnonzero(pool_order(codes.sentences_of(shard), seed) < fraction))
-            firings = group(taken)
-            holds.append(_unique(before + taken.ordinal(), taken.token))
-            fires.append(
-                Pairs((before + np.searchsorted(taken.sentence, firings.sentence)).astype(np.int32), firings.latent)
-            )
-            numbers.append(taken.sentence)
-            before += len(taken.sentence)
-        sentence = np.concatenate(numbers)
-        order = np.argsort(pool_order(sentence, seed), kind="stable")
-        in_test = is_test(sentence[order], test_fraction, seed)
-        sides = []
-        for side in (order[~in_test], order[in_test]):
-            place = np.full(len(sentence), -1, dtype=np.int32)
-            place[side] = np.arange(len(side))
-            sides.append(cls(sentence[side], _placed(holds, place), _placed(fires, place), codes.n, seed))
-        return sides[0], sides[1]
+        numbers = [codes.sentences_of(shard) for shard in codes.shards]
+        drawn = [np.flatnonzero(pool_order(some, seed) < fraction) for some in numbers]
+        sentence = np.concatenate([np.zeros(0, np.int64), *(some[i] for some, i in zip(numbers, drawn, strict=True))])
+        sentence = sentence[np.argsort(pool_order(sentence, seed), kind="stable")]
+        in_test = is_test(sentence, test_fraction, seed)
+        train, test = cls(sentence[~in_test], codes.n, seed), cls(sentence[in_test], codes.n, seed)
+        for shard, some, places in zip(codes.shards, numbers, drawn, strict=True):
+            reserved = is_test(some[places], test_fraction, seed)
+            for pool, mine in ((train, places[~reserved]), (test, places[reserved])):
+                pool._add(codes.take(shard, mine))
+        return train._settled(), test._settled()
+
+    def _add(self, codes: Codes) -> None:
+        """Take over codes of sentences of the pool."""
+        place = self._places[np.searchsorted(self.sentence, codes.sentence, sorter=self._places)]
+        self._pairs.append(np.unique(codes.token.astype(np.int64) << 32 | place[codes.ordinal()]))
+        for block in codes.blocks(BLOCK_ENTRIES):
+            firings = group(block)
+            at = self._places[np.searchsorted(self.sentence, firings.sentence, sorter=self._places)]
+            byte = firings.latent.astype(np.int64) * self._fires.shape[1] + (at >> 3)
+            np.bitwise_or.at(self._fires.reshape(-1), byte, (0x80 >> (at & 7)).astype(np.uint8))
+
+    def _settled(self) -> "Pool":
+        """This pool, once all its sentences are there."""
+        pairs = np.concatenate(self._pairs)
+        token, place = pairs >> 32, pairs & 0xFFFFFFFF
+        shape = (len(self.sentence), 1 + int(token.max(initial=0)))
+        self._holds = csc_array((np.ones(len(pairs), dtype=bool), (place, token)), shape=shape)
+        self._holds.sort_indices()
+        return self
 
     def negatives(self, latent: int, own: Tokens, most: int) -> tuple[Negatives, Negatives]:
         """Up to `most` hard ones, which hold the latent's tokens, and up to `most` others at random."""
-        fired = _column(self._fires, latent)
-        self._silent[fired] = False
-        share = self._share(own)
+        silent = np.unpackbits(self._fires[latent], count=len(self.sentence)) == 0
+        share = np.where(silent, self._share(own), 0)
         hard = highest(share, most)
-        self._silent[hard] = False
-        drawn = self._random(latent, most)
-        self._silent[fired], self._silent[hard] = True, True
+        silent[hard] = False
+        drawn = self._random(latent, silent, most)
         return (
             Negatives(self.sentence[hard], share[hard].astype(np.float32)),
             Negatives(self.sentence[drawn], np.zeros(len(drawn), np.float32)),
         )
 
     def _share(self, own: Tokens) -> NDArray[np.float64]:
-        """[P]: how much of the tokens each silent sentence holds; a rare one counts more."""
-        known = own.token < self._holds.shape[1]
-        holders = [_column(self._holds, token) for token in own.token[known]]
+        """[P]: how much of the tokens each sentence holds; a rare one counts more."""
         size = len(self.sentence)
+        known = own.token < self._holds.shape[1]
+        bounds = zip(self._holds.indptr[own.token[known]], self._holds.indptr[own.token[known] + 1], strict=True)
+        holders = [self._holds.indices[start:stop] for start, stop in bounds]
         weight = own.weight[known] * np.array([np.log((1 + size) / (1 + len(places))) for places in holders])
         share = np.zeros(size)
         for places, part in zip(holders, weight / max(weight.sum(), 1e-30), strict=True):
-            share[places[self._silent[places]]] += part
+            share[places] += part
         return share
 
-    def _random(self, latent: int, most: int) -> NDArray[np.int64]:
+    def _random(self, latent: int, silent: NDArray[np.bool_], most: int) -> NDArray[np.int64]:
         """Places of silent sentences, drawn evenly."""
         random = np.random.default_rng((self._seed, latent))
-        size = len(self.sentence)
-        drawn = random.integers(0, max(size, 1), min(DRAWS * most, size))
-        drawn = drawn[self._silent[drawn]]
+        drawn = random.integers(0, max(len(silent), 1), min(DRAWS * most, len(silent)))
+        drawn = drawn[silent[drawn]]
         drawn = drawn[np.sort(np.unique(drawn, return_index=True)[1])]
         if len(drawn) < most:  # it fires nearly everywhere, or the pool is small
-            silent = np.flatnonzero(self._silent)
-            drawn = random.permutation(silent)
+            drawn = random.permutation(np.flatnonzero(silent))
         return drawn[:most]
 
 
@@ -142,31 +144,3 @@ def own_tokens(entries: Entries) -> dict[int, Tokens]:
         int(latent[start]): Tokens(token[start:stop], strength[start:stop] / strength[start:stop].sum())
         for start, stop in zip(starts, np.append(starts[1:], len(latent)), strict=True)
     }
-
-
-def _unique(row: NDArray[np.integer], column: NDArray[np.integer]) -> Pairs:
-    """Each pair once."""
-    key = torch.sort(torch.from_numpy(row.astype(np.int64) << 32 | column.astype(np.int64))).values.numpy()
-    key = key[changes(key)]
-    return Pairs((key >> 32).astype(np.int32), (key & 0xFFFFFFFF).astype(np.int32))
-
-
-def _placed(pairs: list[Pairs], place: NDArray[np.int32]) -> Pairs:
-    """The pairs whose sentences have a new place, there."""
-    found = [Pairs(place[one.place], one.other) for one in pairs]
-    kept = [Pairs(one.place[one.place >= 0], one.other[one.place >= 0]) for one in found]
-    nothing = np.zeros(0, np.int32)
-    return Pairs(
-        np.concatenate([nothing, *(one.place for one in kept)]), np.concatenate([nothing, *(one.other for one in kept)])
-    )
-
-
-def _by_column(pairs: Pairs, rows: int, columns: int) -> csc_array:
-    matrix = csc_array((np.ones(len(pairs.place), dtype=bool), pairs), shape=(rows, columns))
-    matrix.sort_indices()
-    return matrix
-
-
-def _column(matrix: csc_array, number: int) -> NDArray[np.integer]:
-    """The rows of a column, ascending."""
-    return matrix.indices[matrix.indptr[number] : matrix.indptr[number + 1]]

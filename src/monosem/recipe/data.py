@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from monosem.recipe.section import OPERATIONAL, Count, Section
+from monosem.recipe.section import LATER, OPERATIONAL, Count, Section
 
 
 class ModelRecipe(Section):
@@ -35,7 +35,7 @@ class CorpusRecipe(Section):
     """The column or key of a label to keep beside each document, if any."""
     max_documents: Count | None = None
     """At most this many documents, drawn at random with the run's seed, their order kept. None: all."""
-    max_sentences: Count | None = None
+    max_sentences: Count | None = Field(default=None, json_schema_extra=LATER)
     """Stop after this many sentences. None: all."""
     max_tokens: Count = 192
     """Longer sentences are cut to this many tokens when they are read by the model; their text stays whole."""

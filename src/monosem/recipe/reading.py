@@ -31,7 +31,7 @@ class ExamplesRecipe(Section):
     test: int = Field(default=50, ge=0)
     """Reserved sentences kept for each latent: so many in which it fires, so many silent ones, so many that share its
     tokens."""
-    pool: Count = 100_000
+    pool: Count = 50_000
     """Sentences, drawn by hash, that negatives are looked for in."""
 
 

@@ -127,9 +127,21 @@ class _Preparation:
     """One `batches` folder made of one `activations` folder."""
 
     def __init__(
-        self, source: Stage, stage: Stage, recipe: PrepareRecipe, seed: int, plan: Plan, ranks: Ranks | None = None
+        self,
+        source: Stage,
+        stage: Stage,
+        recipe: PrepareRecipe,
+        seed: int,
+        plan: Plan | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
-        self.source, self.stage, self.recipe, self.seed, self.plan = source, stage, recipe, seed, plan
+        """Open both folders.
+
+        Args:
+            plan: None: what the source's size asks for.
+        """
+        self.source, self.stage, self.recipe, self.seed = source, stage, recipe, seed
+        self.plan = plan or Plan.of(source.manifest, recipe)
         self.ranks = ranks or Ranks()
         self.folder = stage.path / "scatter"
         self.scattered = [self.folder / shard.name for shard in source.shards]
