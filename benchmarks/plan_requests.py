@@ -1,4 +1,4 @@
-"""How long 100,000 explanations take to plan: examples read, prompts written, requests chunked within a provider's limits.
+"""How long 100,000 explanations take to plan: examples read, prompts written, requests chunked within limits.
 
     python benchmarks/plan_requests.py [--latents 100000] [--provider anthropic]
 

@@ -25,6 +25,8 @@ class StageArguments:
     """Folder that holds the run folders."""
     redo: Verb | None = None
     """Delete the files of this stage and of all that follow, then make them again."""
+    dry_run: bool = False
+    """Rehearse the recipe in minutes on a CPU: a random model of its width with two layers, few sentences and steps."""
     json: bool = False
     """Print the result as one JSON object."""
 
@@ -51,6 +53,32 @@ class ExplainArguments(StageArguments):
     """With `parse`: leave unexplained what could be asked again."""
     step: tyro.conf.Suppress[str] = "run"
     """Which step; `run`: all of them."""
+
+
+@dataclass(frozen=True)
+class EstimateArguments:
+    """Foresee a run: disk, memory, time and money of every stage, before anything starts. Writes nothing.
+
+    Any key of the recipe may be given. A small corpus is read, of a large one a sample; of a hub's model and dataset
+    nothing but the model's `config.json` is fetched. What does not fit the machine is named, with the keys that would
+    change it, and the exit code is 2.
+
+    Example: monosem estimate recipes/llama-3.2-3b-reference.toml --gpus 8 --gpu rtx4090
+    """
+
+    target: tyro.conf.Positional[str]
+    """A recipe (`recipes/demo.toml`), a run folder (`runs/demo`), or the name of a run (`demo`)."""
+    recipe: Annotated[Recipe, tyro.conf.arg(name="")]
+    gpu: Literal["rtx4090", "a100", "h100", "h200"] | None = None
+    """The kind of GPU. None: the machine that this runs on."""
+    gpus: int = 1
+    """How many of them."""
+    measure: bool = False
+    """Load the model, time a few real steps here, and reckon with these."""
+    runs: Path = RUNS
+    """Folder that would hold the run, whose disk is looked at unless --gpu names another machine."""
+    json: bool = False
+    """Print the estimate as one JSON object."""
 
 
 @dataclass(frozen=True)

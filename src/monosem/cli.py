@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import tyro
 
-from monosem import __version__, pipeline, recipe, run
+from monosem import __version__, pipeline, progress, ranks, recipe, run
 from monosem.arguments import (
     EXPLAIN_STEPS,
     RUNS,
     ChatArguments,
     CompleteArguments,
+    EstimateArguments,
     ExplainArguments,
     ModelsArguments,
     SearchArguments,
@@ -56,16 +57,31 @@ def stages(*verbs: str) -> Callable[[StageArguments], None]:
     """The call that makes these stages."""
 
     def call(arguments: StageArguments) -> None:
-        opened = Run(_path(arguments.target, arguments.runs, arguments.recipe.name), arguments.recipe)
-        made = pipeline.make(opened, verbs, arguments.redo)
-        from monosem.app import summary
+        with ranks.joined() as together:
+            if not together.first:
+                progress.silence()
+            wanted = arguments.recipe
+            if arguments.dry_run:
+                from monosem import dry_run
 
-        summary.show(opened, made, as_json=arguments.json)
+                wanted = together.once("the rehearsal", lambda: dry_run.rehearse(wanted, arguments.runs))
+                path = arguments.runs / wanted.name
+            else:
+                path = _path(arguments.target, arguments.runs, wanted.name)
+            opened = Run(path, wanted, together)
+            made = pipeline.make(opened, verbs, arguments.redo)
+        if together.first:
+            from monosem.app import summary
+
+            summary.show(opened, made, as_json=arguments.json)
 
     return call
 
 
 def explain(arguments: ExplainArguments) -> None:
+    if arguments.dry_run:
+        stages("explain")(arguments)
+        return
     opened = Run(_path(arguments.target, arguments.runs, arguments.recipe.name), arguments.recipe)
     pipeline.make(opened, (), arguments.redo)
     from monosem.app import explaining
@@ -75,6 +91,19 @@ def explain(arguments: ExplainArguments) -> None:
     explaining.STEPS[arguments.step](opened, consent, arguments)
     if arguments.step == "run":
         stages("explain")(dataclasses.replace(arguments, redo=None))
+
+
+def estimate(arguments: EstimateArguments) -> None:
+    from monosem.app import estimates
+
+    estimates.show(
+        arguments.recipe,
+        arguments.gpu,
+        arguments.gpus,
+        arguments.runs,
+        measure=arguments.measure,
+        as_json=arguments.json,
+    )
 
 
 def sweep(arguments: SweepArguments) -> None:
@@ -184,6 +213,7 @@ COMMANDS: dict[str, Command] = {
     "run": Command(StageArguments, stages(*pipeline.VERBS), "Make every stage of a recipe; finished ones are skipped."),
     **{step.verb: Command(StageArguments, stages(step.verb), step.help) for step in pipeline.PIPELINE},
     "explain": Command(ExplainArguments, explain, "Say in words what each latent reacts to, or ask somebody to."),
+    "estimate": Command(EstimateArguments, estimate, "Foresee disk, memory, time and money of a recipe."),
     "sweep": Command(SweepArguments, sweep, "Train many SAEs in one pass over the activations, and compare them."),
     "show": Command(ShowArguments, show, "Show one latent with its explanation and sentences."),
     "search": Command(SearchArguments, search, "Find latents by words."),
@@ -211,7 +241,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         place = f"{error.filename}: " if error.filename else ""
         _fail(f"{place}{error.strerror}; mend it and give the same command again: it goes on from here")
     except KeyboardInterrupt:
-        made = [verb for verb in arguments[:1] if COMMANDS[verb].arguments in (StageArguments, SweepArguments)]
+        made = [
+            verb for verb in arguments[:1] if issubclass(COMMANDS[verb].arguments, (StageArguments, SweepArguments))
+        ]
         print("stopped" + "; the same command goes on from here" * len(made), file=sys.stderr)
         sys.exit(130)
 
@@ -234,23 +266,22 @@ def _dispatch(arguments: list[str]) -> None:
 def parse(verb: str, command: Command, rest: Sequence[str]) -> Any:
     """The verb's arguments; those of a stage start from the recipe or run that is named first."""
     default = None
-    if issubclass(command.arguments, StageArguments):
+    if issubclass(command.arguments, (StageArguments, EstimateArguments)):
         stepwise = command.arguments is ExplainArguments and len(rest) > 1 and rest[0] in EXPLAIN_STEPS
-        step = rest[0] if stepwise else "run"
-        rest = rest[stepwise:]
+        step, rest = (rest[0], rest[1:]) if stepwise else ("run", rest)
         named = rest[0] if rest and not rest[0].startswith("-") else None
         runs = Path(rest[rest.index("--runs") + 1]) if "--runs" in rest[:-1] else RUNS
-        recipe_ = _recipe(named, runs) if named else Recipe()
-        default = command.arguments(target=named or tyro.MISSING, recipe=recipe_)
+        known = _recipe(named, runs) if named else Recipe()
+        default = command.arguments(target=named or tyro.MISSING, recipe=known)
         if isinstance(default, ExplainArguments):
             default = dataclasses.replace(default, step=step)
     prog, description = f"monosem {verb}", _description(verb, command)
     if command.arguments is SweepArguments:
         # any key of the recipe may be an axis: what tyro does not know is read by the sweep
-        known, keys = tyro.cli(
+        sweep_, keys = tyro.cli(
             command.arguments, args=rest, prog=prog, description=description, return_unknown_args=True
         )
-        return dataclasses.replace(known, keys=tuple(keys))
+        return dataclasses.replace(sweep_, keys=tuple(keys))
     return tyro.cli(command.arguments, args=rest, default=default, prog=prog, description=description)
 
 

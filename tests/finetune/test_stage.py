@@ -3,14 +3,13 @@
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from interrupted import contents, make_with_kills
 
 from monosem import finetune, pipeline, recipe
-from monosem.errors import ModelError, RecipeError, RunError, TrainingError
+from monosem.errors import RecipeError, RunError, TrainingError
 from monosem.evaluate import report
 from monosem.evaluate import stage as evaluation
 from monosem.finetune import stage as stage_module
@@ -176,7 +175,7 @@ def test_the_rate_falls_to_nothing_and_penalties_start_at_once() -> None:
     assert (found.objective.free_norms, found.ema, found.micro_batch, found.k_steps) == (False, None, None, 0)
 
 
-def test_bad_input(plain: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_input(plain: Run, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"finetune\.tokens: input should be greater than or equal to 0"):
         asking(plain.recipe, tokens=-1)
     with pytest.raises(RecipeError, match=r"finetune\.batch_tokens: input should be greater than or equal to 64"):
@@ -185,7 +184,4 @@ def test_bad_input(plain: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         finetune.make(Run(tmp_path / "nothing", asking(plain.recipe)))
     run = Run(copied(plain, tmp_path).path, asking(plain.recipe, lr=1e30))
     with pytest.raises(TrainingError, match=r"finetune: step \d+: the loss is [^;]*; lower finetune\.lr"):
-        finetune.make(run)
-    monkeypatch.setattr(stage_module, "open_model", lambda _: SimpleNamespace(name="other"))
-    with pytest.raises(ModelError, match=r"other: gives no gradient .* set finetune\.tokens = 0"):
         finetune.make(run)

@@ -169,7 +169,7 @@ class Completer:
         ids = [row.prompt.ids for row in rows]
         hook.begin(ids)
         # without anything to do no hook is put in place: plain text costs nothing more
-        with self._beginning, self.model.hooks({self._run.recipe.hook_point: hook} if hook.needed else {}):
+        with self._beginning, self.model.hooks(hook.hooks(self._run.recipe)):
             return self.model.generate(ids, sampling, [row.seed for row in rows])
 
     def _told(

@@ -70,17 +70,32 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _sections_fit(self) -> "Recipe":
-        chosen = self.train.hook_point
-        if chosen is not None and chosen not in self.capture.hook_points:
-            captured = ", ".join(self.capture.hook_points)
-            raise RecipeError(f"train.hook_point = {chosen!r} is not among capture.hook_points: {captured}")
+        for key in ("hook_point", "target_hook_point"):
+            chosen = getattr(self.train, key)
+            if chosen is not None and chosen not in self.capture.hook_points:
+                captured = ", ".join(self.capture.hook_points)
+                raise RecipeError(f"train.{key} = {chosen!r} is not among capture.hook_points: {captured}")
+        if self.train.target_hook_point == self.hook_point:
+            raise RecipeError(f"train.target_hook_point = {self.hook_point!r} is what is read as well; drop it")
+        if self.sae.skip and self.train.target_hook_point is None:
+            raise RecipeError("sae.skip goes with a transcoder: set train.target_hook_point, or drop it")
         check_training(self.sae, self.train)
         return self
 
     @property
     def hook_point(self) -> str:
-        """The hook point the SAE is trained on."""
+        """The hook point the SAE reads."""
         return self.train.hook_point or self.capture.hook_points[0]
+
+    @property
+    def output_hook_point(self) -> str:
+        """The hook point the SAE reconstructs, and where its latents are edited: another one for a transcoder."""
+        return self.train.target_hook_point or self.hook_point
+
+    @property
+    def trained_on(self) -> tuple[str, ...]:
+        """The hook points whose activations training needs: one, or a transcoder's two."""
+        return tuple(dict.fromkeys((self.hook_point, self.output_hook_point)))
 
 
 def load(path: Path) -> Recipe:
