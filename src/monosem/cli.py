@@ -94,6 +94,9 @@ def estimate(arguments: EstimateArguments) -> None:
 
 
 def explain(arguments: ExplainArguments) -> None:
+    if arguments.dry_run:
+        stages("explain")(arguments)
+        return
     opened = Run(_path(arguments.target, arguments.runs, arguments.recipe.name), arguments.recipe)
     pipeline.make(opened, (), arguments.redo)
     from monosem.app import explaining
