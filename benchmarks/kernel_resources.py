@@ -18,16 +18,16 @@ from typing import Any, NamedTuple
 
 os.environ["TRITON_INTERPRET"] = "0"
 
-import torch  # noqa: E402 - Triton reads its switch when it is imported
-import triton  # noqa: E402
-from torch import Tensor  # noqa: E402
-from triton.backends.compiler import GPUTarget  # noqa: E402
-from triton.backends.nvidia.compiler import get_ptxas  # noqa: E402
-from triton.runtime.jit import JITFunction  # noqa: E402
+import torch
+import triton
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import get_ptxas
+from triton.runtime.jit import JITFunction
 
-from monosem.kernels import AdamSettings, DenseRows, Moments, Pattern, Workspace, codes  # noqa: E402
-from monosem.kernels import triton as kernels  # noqa: E402
-from monosem.kernels.triton import plan, product  # noqa: E402
+from monosem.kernels import AdamSettings, DenseRows, Moments, Pattern, Workspace, codes
+from monosem.kernels import triton as kernels
+from monosem.kernels.triton import plan, product
 
 FEW = 256
 ADAM = AdamSettings(1e-4, 0.9, 0.999, 1e-8, 0.0, 1)

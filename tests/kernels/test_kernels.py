@@ -2,28 +2,14 @@
 
 import pytest
 import torch
+from drawn import ADAM, assert_close, normal, random_pattern
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from monosem.errors import RecipeError
 from monosem.kernels import AdamSettings, DenseRows, Moments, Pattern, Workspace, choose, cpu, cpu_select, reference
 
 SHAPES = st.tuples(st.integers(1, 40), st.integers(1, 33), st.integers(1, 300), st.integers(1, 40), st.integers(0, 999))
-ADAM = AdamSettings(lr=1e-2, beta1=0.9, beta2=0.99, eps=1e-8, weight_decay=0.1, step=3)
-
-
-def normal(seed: int, *shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def random_pattern(rows: int, n: int, k: int, seed: int) -> Pattern:
-    return Pattern.fixed(normal(seed, rows, n).topk(min(k, n), dim=1).indices, n)
-
-
-def assert_close(fast: Tensor, twin: Tensor) -> None:
-    scale = float(twin.abs().max()) if twin.numel() else 0.0
-    torch.testing.assert_close(fast, twin, rtol=1e-5, atol=1e-5 * max(scale, 1e-3))
 
 
 @given(SHAPES)

@@ -21,9 +21,7 @@ PROGRAMS = 4096
 
 
 @triton.jit
-def decode_kernel(
-    values, indices, offsets, weight, out, d, stride, AT_ONCE: tl.constexpr, COLUMNS: tl.constexpr
-):
+def decode_kernel(values, indices, offsets, weight, out, d, stride, AT_ONCE: tl.constexpr, COLUMNS: tl.constexpr):
     """Some columns of what one vector's codes decode to."""
     line = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)

@@ -99,8 +99,8 @@ def latents_kernel(
     total = _gathered(
         total, own, start, last, values, order, uses, rows, d_values, d, stride, column, PRODUCTS, AT_ONCE
     )
-    for part in range(tl.load(parts + latent), tl.load(parts + latent + 1)):
-        total += tl.load(partial + part.to(tl.int64) * d + column, there, 0.0)
+    for part in range(tl.load(parts + latent).to(tl.int64), tl.load(parts + latent + 1).to(tl.int64)):
+        total += tl.load(partial + part * d + column, there, 0.0)
     if EXTRA:
         more = tl.load(extra + latent).to(tl.int64)
         if more >= 0:

@@ -22,7 +22,7 @@ def warps(lanes: int) -> int:
 
 @contextmanager
 def dense_products(*, exact: bool) -> Iterator[None]:
-    """See `reference.dense_products`: TF32, 10 bits at eight times the speed, which only PyTorch's own setting allows."""
+    """See `reference.dense_products`: TF32, 10 bits at eight times the speed, by PyTorch's own setting."""
     matmul = torch.backends.cuda.matmul
     name, fast = ("fp32_precision", "tf32") if hasattr(matmul, "fp32_precision") else ("allow_tf32", True)
     before = getattr(matmul, name)

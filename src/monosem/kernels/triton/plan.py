@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 PRE_BYTES = 1 << 30
 """Pre-activations held at a time, at most. From here on a product is no faster with more rows."""
+BLOCK_ROWS = 128
+"""Rows of one block of the product: chunks hold whole ones."""
 LANES = 1 << 14
 """Values that one program holds in registers while it looks for the largest of them, at most."""
 TILES = (16, 32, 64, 128)
@@ -48,9 +50,9 @@ def selection(n: int, k: int) -> Selection | None:
 
 
 def chunk_rows(rows: int, n: int, value_bytes: int) -> int:
-    """Rows whose pre-activations are held at a time: whole blocks of 128 as far as `PRE_BYTES` goes, at least one."""
-    fitting = PRE_BYTES // (n * value_bytes)
-    return max(1, min(rows, max(128, fitting // 128 * 128)))
+    """Rows whose pre-activations are held at a time: whole blocks as far as `PRE_BYTES` goes, at least one."""
+    blocks = PRE_BYTES // (n * value_bytes * BLOCK_ROWS)
+    return max(1, min(rows, max(1, blocks) * BLOCK_ROWS))
 
 
 def segment(entries: int) -> int:
@@ -64,6 +66,11 @@ def keeps_gradient(entries: int, n: int) -> bool:
     Writing and reading it again moves 2 n rows; finding the codes' gradients without it gathers a row for every entry.
     """
     return entries > 2 * n
+
+
+def even(columns: int) -> int:
+    """Columns of a bfloat16 matrix whose rows begin at multiples of 16 bytes, which is what descriptors count in."""
+    return -(-columns // 8) * 8
 
 
 def power_of_two(count: int) -> int:
@@ -86,15 +93,14 @@ def memory(d: int, n: int, k: int, batch: int) -> dict[str, int]:
     """
     entries, chunk = batch * k, chunk_rows(batch, n, 2)
     cut = selection(n, k)
-    even = -(-d // 8) * 8
     return {
         "weights": 2 * n * d * 4,
         "moments": 4 * n * d * 4,
-        "encoder in bfloat16": n * even * 2,
-        "pre-activations": chunk * n * 2,
+        "encoder in bfloat16": n * even(d) * 2,
+        "pre-activations": chunk * even(n) * 2,
         "maxima and tiles": 0 if cut is None else chunk * (cut.tiles * 2 + k * 4),
         "decoder's gradient": n * d * 4 if keeps_gradient(entries, n) else 0,
         "sums of segments": min(SEGMENTS, entries // segment(entries)) * d * 4,
-        "vectors": batch * (even * 2 + 6 * d * 4),
+        "vectors": batch * (even(d) * 2 + 6 * d * 4),
         "codes": entries * (4 * 8 + 4 * 4),
     }

@@ -13,7 +13,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from monosem.kernels.triton.launch import on_device, warps
-from monosem.kernels.triton.plan import power_of_two
+from monosem.kernels.triton.plan import BLOCK_ROWS, power_of_two
 
 GROUP = 8
 """Blocks of rows that run beside each other, so that what they read of the weight is still in the cache."""
@@ -30,7 +30,7 @@ class Blocks(NamedTuple):
     warps: int
 
 
-BLOCKS = Blocks(128, 256, 64, 4, 8)
+BLOCKS = Blocks(BLOCK_ROWS, 256, 64, 4, 8)
 """192 KiB of shared memory for the inputs in flight, and a result of 128 registers a thread."""
 OTHER_BLOCKS = (Blocks(128, 256, 64, 3, 8), Blocks(128, 128, 64, 3, 4), Blocks(256, 128, 64, 3, 8))
 """What `benchmarks/gpu.py` times beside it."""
@@ -95,9 +95,7 @@ def product_kernel(
 
 
 @triton.jit
-def summarise_kernel(
-    pre, summary, n, tiles, stride, COUNT: tl.constexpr, TILES: tl.constexpr, TILE: tl.constexpr
-):
+def summarise_kernel(pre, summary, n, tiles, stride, COUNT: tl.constexpr, TILES: tl.constexpr, TILE: tl.constexpr):
     """The summaries of some tiles of one row."""
     line = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * TILES * TILE + tl.arange(0, TILES * TILE)

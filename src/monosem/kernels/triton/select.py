@@ -1,7 +1,7 @@
 """Selection: which latents a vector may use, from a product of which only a chunk exists at a time.
 
 Chunk after chunk: product with summaries -> the k largest, or all above zero. Only places leave this module; values are
-recomputed exactly. Where no program can hold what it would look at, `torch.topk` looks at the chunk: same result, slower.
+recomputed exactly. Where no program could hold what it must look at, `torch.topk` does: the same result, slower.
 """
 
 from collections.abc import Iterator
@@ -89,12 +89,11 @@ def _chunks(
     (rows, d), n, device = z.shape, len(w_enc), z.device
     low = not exact and fast_bf16(device)
     dtype = torch.bfloat16 if low else torch.float32
-    if low:  # 16 bytes are what descriptors count in
-        even = -(-d // 8) * 8
-        z = low_precision(z, workspace.get("select.z", (rows, even), dtype, device))
-        w_enc = low_precision(w_enc, workspace.get("select.weight", (n, even), dtype, device))
-    chunk, stride = plan.chunk_rows(rows, n, dtype.itemsize), -(-n // 8) * 8
-    buffer = workspace.get("select.pre", (chunk, stride), dtype, device)
+    if low:
+        z = low_precision(z, workspace.get("select.z", (rows, plan.even(d)), dtype, device))
+        w_enc = low_precision(w_enc, workspace.get("select.weight", (n, plan.even(d)), dtype, device))
+    chunk = plan.chunk_rows(rows, n, dtype.itemsize)
+    buffer = workspace.get("select.pre", (chunk, plan.even(n)), dtype, device)
     tiles = -(-n // (tile or plan.TILES[-1]))
     kind = torch.int32 if count else dtype
     for first in range(0, rows, chunk):
