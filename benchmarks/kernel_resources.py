@@ -74,8 +74,8 @@ def resources(d: int, n: int, k: int, capability: int) -> list[Resources]:
     """Compile every kernel at width d for a CUDA GPU of this capability."""
     found: dict[tuple[str, str], Resources] = {}
 
-    def compile_only(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
-        compiled = compile_run(self, *args, grid=(1,), warmup=True, **kwargs)
+    def compile_only(self: Any, *args: Any, **kwargs: Any) -> None:
+        compiled = compile_run(self, *args, **{**kwargs, "grid": (1,), "warmup": True})
         settings = {name: value for name, value in kwargs.items() if name.isupper()}
         variant = " ".join(f"{name}={value}" for name, value in settings.items())
         found[self.fn.__name__, variant] = assembled(self.fn.__name__, variant, compiled, capability)
@@ -100,7 +100,7 @@ def call_all(d: int, n: int, k: int) -> None:
             kernels.select_topk(z, w, b, k, workspace, exact=exact, absolute=absolute)
         kernels.select_above(z, w, b, workspace, exact=exact)
     kernels.select_topk(z, w, b, n // 16, workspace, exact=False)  # no more tiles than k
-    low, low_weight = z.bfloat16(), w.bfloat16()
+    low, low_weight = (torch.zeros(len(m), plan.even(d), dtype=torch.bfloat16) for m in (z, w))
     for blocks in product.OTHER_BLOCKS:
         pre, maxima = torch.zeros(FEW, n, dtype=torch.bfloat16), torch.zeros(FEW, n // 32, dtype=torch.bfloat16)
         product.product(low, low_weight, b, pre, maxima, 32, blocks=blocks)
@@ -109,7 +109,7 @@ def call_all(d: int, n: int, k: int) -> None:
     kernels.values_at(z, w, pattern)
     kernels.values_at(z, w, pattern, b)
     kernels.decode(values, pattern, w)
-    kernels.decode(values, pattern, low_weight)
+    kernels.decode(values, pattern, w.bfloat16())
     by_latent = kernels.by_latent(pattern)
     kernels.sum_by_latent(values, pattern, by_latent)
     extra = DenseRows(torch.arange(3), torch.zeros(3, d))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,7 +13,7 @@ import torch
 from drawn import normal
 from torch import Tensor
 
-from monosem.kernels import Kernels, Pattern, Workspace, reference, triton
+from monosem.kernels import Kernels, Pattern, Workspace, triton
 from monosem.kernels.triton import plan
 from monosem.sae.autoencoder import Autoencoder, SaeConfig
 from monosem.sae.losses import AuxK
@@ -78,7 +79,7 @@ def test_every_sparsity_trains_as_its_twin(way: str, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("settings", [{"clip": 0.01}, {"micro_batch": 7}, {"micro_batch": 7, "clip": 0.01}])
 @pytest.mark.parametrize("kept", [True, False])
 def test_gradients_that_are_tensors(settings: dict, kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "keeps_gradient", lambda entries, n: kept)
+    monkeypatch.setattr(plan, "keeps_gradient", lambda *_: kept)
     ours, twins = (curve(monkeypatch, kernels, "topk", 4, **settings) for kernels in ("triton", "reference"))
     assert_same_curve(ours, twins)
 
@@ -108,16 +109,19 @@ def test_the_same_input_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.slow
 def test_a_run_of_the_command_line_has_the_twin_s_loss_curve(tiny_recipe: Path, tmp_path: Path) -> None:
     curves = []
+    options = ["--corpus.max-documents", "8", "--train.batch", "16", "--train.epochs", "1", "--train.validations", "1"]
+    options += ["--train.precision", "float32", "--name", "run"]
+
+    def monosem(command: str, runs: str, kernels: str) -> None:
+        arguments = [sys.executable, "-m", "monosem.cli", command, str(tiny_recipe), "--runs", str(tmp_path / runs)]
+        subprocess.run([*arguments, *options], check=True, env={**os.environ, "MONOSEM_KERNELS": kernels})
+
+    for command in ("sentences", "capture", "prepare"):
+        monosem(command, "triton", "")
+    shutil.copytree(tmp_path / "triton", tmp_path / "reference")
     for kernels in ("triton", "reference"):
-        run = tmp_path / kernels
-        for command in ("sentences", "capture", "prepare", "train"):
-            arguments = [command, str(tiny_recipe), "--runs", str(tmp_path), "--name", kernels]
-            arguments += ["--corpus.max-documents", "8"]
-            arguments += ["--train.batch", "32", "--train.epochs", "1", "--train.validations", "1"]
-            arguments += ["--train.precision", "float32"]
-            environment = {**os.environ, "MONOSEM_KERNELS": kernels}
-            subprocess.run([sys.executable, "-m", "monosem.cli", *arguments], check=True, env=environment)
-        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        monosem("train", kernels, kernels)
+        lines = [json.loads(line) for line in (tmp_path / kernels / "run" / "metrics.jsonl").read_text().splitlines()]
         curves.append([line["loss"] for line in lines if "loss" in line])
     assert len(curves[0]) >= 5
     assert curves[0] == pytest.approx(curves[1], rel=1e-3)

@@ -14,7 +14,6 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor
 
-from monosem import progress
 from monosem.errors import RecipeError
 from monosem.kernels import cpu, reference
 from monosem.kernels.adam import AdamSettings, Moments
@@ -134,6 +133,8 @@ def choose(device: torch.device, dtype: torch.dtype = torch.float32, width: int 
 def _triton() -> Kernels | None:
     """The Triton kernels, loaded when they are first asked for; None, and a line that says so, without Triton."""
     if importlib.util.find_spec("triton") is None:
+        from monosem import progress  # the kernels themselves need nothing but torch
+
         progress.note("Triton is not installed: training runs on its plain kernels, slowly; pip install triton")
         return None
     return cast(Kernels, importlib.import_module("monosem.kernels.triton"))

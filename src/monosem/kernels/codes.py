@@ -73,7 +73,7 @@ class Backward(NamedTuple):
     values: Tensor
     """[nnz] gradient of the code values."""
     weight: Tensor | None
-    """[n, d] the decoder's own gradient, where a kernel found it on the way: valid until the workspace is used again."""
+    """[n, d] the decoder's own gradient, where a kernel found it on the way; in the workspace's memory."""
 
 
 def sums_at(latents: Tensor, values: Tensor, n: int) -> Tensor:

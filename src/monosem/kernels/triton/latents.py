@@ -205,7 +205,8 @@ def _launch(
 ) -> None:
     """Sum every latent's uses, and store or apply the sums."""
     n, d = weight.shape
-    assert uses.rows.stride(1) == 1 and weight.is_contiguous()
+    assert weight.is_contiguous()
+    assert uses.rows.stride(1) == 1
     whole = project or unit_norm or d_values is not None  # needs a row in one program
     columns = plan.power_of_two(d) if whole else plan.column_tile(d)
     at_once = max(1, min(8, HELD // columns))
