@@ -87,6 +87,16 @@ def test_chunks_and_a_used_workspace_change_nothing(monkeypatch: pytest.MonkeyPa
     assert torch.equal(again.offsets, above.offsets)
 
 
+def test_a_product_from_elsewhere_is_selected_from_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    z, w, b = normal(0, 5, 9), normal(1, 200, 9), normal(2, 200)
+    scores = torch.addmm(b.bfloat16(), z.bfloat16(), w.bfloat16().T)
+    monkeypatch.setattr("monosem.kernels.triton.select.own_product", lambda device: False)
+    chosen = triton.select_topk(z, w, b, 6, Workspace(), exact=False)
+    assert torch.equal(scores.gather(1, chosen).sort(1).values, scores.topk(6, dim=1).values.sort(1).values)
+    above = triton.select_above(z, w, b, Workspace(), exact=False)
+    assert torch.equal(above.indices, (scores > 0).nonzero()[:, 1])
+
+
 def test_what_no_program_could_hold_is_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     z, w, b = normal(0, 6, 9), normal(1, 200, 9), normal(2, 200)
     whole = triton.select_topk(z, w, b, 60, Workspace(), exact=True)

@@ -1,7 +1,8 @@
 """The encoder's product, with a summary of every tile of its result made before the tile leaves the registers.
 
 bfloat16 inputs, float32 sums. The summary is the tile's maximum (for the k largest) or how many of its values are above
-zero (for thresholds). `summarise` makes the same of a product that came from elsewhere, in float32.
+zero (for thresholds). `summarise` makes the same of a product that came from elsewhere: in float32, or of a GPU whose
+products this kernel is not cut for.
 """
 
 from typing import NamedTuple
@@ -174,3 +175,8 @@ def low_precision(matrix: Tensor, out: Tensor) -> Tensor:
 def fast_bf16(device: torch.device) -> bool:
     """Whether a device multiplies bfloat16 faster than float32. The interpreter shows what such a device would do."""
     return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def own_product(device: torch.device) -> bool:
+    """Whether `product` is cut for a device: data centres' GPUs from Hopper on, with 227 KiB for a program's inputs."""
+    return device.type != "cuda" or torch.cuda.get_device_capability(device)[0] in (9, 10)

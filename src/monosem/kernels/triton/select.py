@@ -16,7 +16,7 @@ from monosem.kernels.codes import Pattern, Workspace
 from monosem.kernels.triton import plan
 from monosem.kernels.triton.largest import largest
 from monosem.kernels.triton.launch import on_device
-from monosem.kernels.triton.product import fast_bf16, low_precision, product, summarise
+from monosem.kernels.triton.product import fast_bf16, low_precision, own_product, product, summarise
 
 ABOVE_TILE = 64
 ABOVE_TILES = 16
@@ -100,10 +100,10 @@ def _chunks(
         part = z[first : first + chunk]
         pre = buffer[: len(part), :n]
         summary = workspace.get(f"select.{kind}", (len(part), tiles), kind, device)
-        if low:
+        if low and own_product(device):
             product(part, w_enc, bias, pre, summary, tile or plan.TILES[-1], absolute=absolute)
         else:
-            torch.addmm(bias, part, w_enc.T, out=pre)
+            torch.addmm(bias.to(dtype), part, w_enc.T, out=pre)
             if absolute:
                 pre.abs_()
             summarise(pre, summary, tile or plan.TILES[-1])
