@@ -90,7 +90,7 @@ def test_chunks_and_a_used_workspace_change_nothing(monkeypatch: pytest.MonkeyPa
 def test_a_product_from_elsewhere_is_selected_from_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     z, w, b = normal(0, 5, 9), normal(1, 200, 9), normal(2, 200)
     scores = torch.addmm(b.bfloat16(), z.bfloat16(), w.bfloat16().T)
-    monkeypatch.setattr("monosem.kernels.triton.select.own_product", lambda device: False)
+    monkeypatch.setattr("monosem.kernels.triton.select.own_product", lambda _: False)
     chosen = triton.select_topk(z, w, b, 6, Workspace(), exact=False)
     assert torch.equal(scores.gather(1, chosen).sort(1).values, scores.topk(6, dim=1).values.sort(1).values)
     above = triton.select_above(z, w, b, Workspace(), exact=False)

@@ -94,7 +94,9 @@ class Gradients(NamedTuple):
     by_latent: ByLatent
     """The pattern turned round: entries point to rows of `d_output`."""
     values: Tensor
-    """[nnz] code values: the decoder's gradient, together with `d_output`."""
+    """[active] code values: the decoder's gradient, together with `d_output`."""
+    values_by_latent: ByLatent
+    """Of the entries that have them: all of the pattern's, or those that are not zero."""
     d_output: Tensor
     """[G * B, d_out]"""
     d_pre: Tensor
@@ -146,7 +148,8 @@ def gradients(
     selection, values = codes.selection, codes.values
     latents = selection.pattern.indices
 
-    partial = kernels.decode(values, selection.pattern, w_dec)
+    decoded = _decoded(selection.pattern, values)
+    partial = kernels.decode(decoded.values, decoded.pattern, w_dec)
     output = _errors(partial, batch, objective.nested)
     with kernels.dense_products(exact=objective.exact):
         aux = _auxk(sae, objective.aux, batch, output.main, dead, sparsity.signed, kernels, workspace)
@@ -178,6 +181,7 @@ def gradients(
     if aux is not None:
         b_enc.index_add_(0, dead, aux.b_enc)
 
+    whole = decoded.pattern is selection.pattern
     fired = ((values != 0) & codes.main).nonzero().squeeze(1)
     aux_loss, further_loss = 0.0 if aux is None else aux.loss, 0.0 if further is None else further.loss
     return Gradients(
@@ -186,7 +190,8 @@ def gradients(
         fired_values=values[fired],
         pattern=selection.pattern,
         by_latent=by_latent,
-        values=values,
+        values=decoded.values,
+        values_by_latent=by_latent if whole or dec_gradient is not None else kernels.by_latent(decoded.pattern),
         d_output=d_output,
         d_pre=d_pre,
         z=z,
@@ -206,6 +211,21 @@ class _Grouped(NamedTuple):
     values: Tensor
     main: Tensor
     """[nnz] or [] bool: the entries of the SAE's own reconstruction."""
+
+
+class _Decoded(NamedTuple):
+    """The entries that a reconstruction is made of."""
+
+    pattern: Pattern
+    values: Tensor
+
+
+def _decoded(pattern: Pattern, values: Tensor) -> _Decoded:
+    """All entries, or only those with a value where most candidates have none: around JumpReLU's thresholds."""
+    active = values != 0
+    if 2 * int(active.sum()) > len(values):
+        return _Decoded(pattern, values)
+    return _Decoded(pattern.kept(active), values[active])
 
 
 def _grouped(nested: Nested | None, selection: Selection, values: Tensor) -> _Grouped:

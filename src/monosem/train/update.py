@@ -47,7 +47,9 @@ class Updater:
         w_dec, w_enc = self.weights["W_dec"], self.weights["W_enc"]
         g, moments, how = gradients, self.moments["W_dec"], {"project": self._unit, "unit_norm": self._unit}
         if g.dec_gradient is None:
-            kernels.update_from_codes(w_dec, g.values, g.by_latent, g.d_output, g.dec_extra, moments, adam, **how)
+            kernels.update_from_codes(
+                w_dec, g.values, g.values_by_latent, g.d_output, g.dec_extra, moments, adam, **how
+            )
         else:
             kernels.update_rows(w_dec, _with(g.dec_gradient, g.dec_extra), moments, adam, **how)
         kernels.update_from_codes(w_enc, g.d_pre, g.inputs_by_latent(), g.z, g.enc_extra, self.moments["W_enc"], adam)
@@ -58,7 +60,7 @@ class Updater:
         """Add the gradients of a part of a batch to those that are kept."""
         g, first = gradients, self._sums is None
         if g.dec_gradient is None:
-            w_dec = self._gradient(kernels, "W_dec", g.values, g.by_latent, g.d_output, g.dec_extra, first)
+            w_dec = self._gradient(kernels, "W_dec", g.values, g.values_by_latent, g.d_output, g.dec_extra, first)
         else:
             w_dec = self._sum("W_dec")
             w_dec = (w_dec.copy_ if first else w_dec.add_)(_with(g.dec_gradient, g.dec_extra))

@@ -18,8 +18,6 @@ SEGMENT = 128
 """Uses of a latent that one program adds up, unless there are very many."""
 SEGMENTS = 1 << 14
 """Segments beyond the first of each latent, at most: their sums take that many rows of memory."""
-WIDEST = 1 << 15
-"""Width of a row that fits into one program's registers."""
 
 
 class Selection(NamedTuple):
