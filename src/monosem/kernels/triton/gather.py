@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from monosem.kernels.codes import Pattern
-from monosem.kernels.triton.launch import on_device, warps
+from monosem.kernels.triton.launch import jit, on_device, warps
 from monosem.kernels.triton.plan import column_tile
 
 AT_ONCE = 8
@@ -20,7 +20,7 @@ PROGRAMS = 4096
 """Enough to fill a device; where there are fewer vectors, several programs share one's entries."""
 
 
-@triton.jit
+@jit
 def decode_kernel(values, indices, offsets, weight, out, d, stride, AT_ONCE: tl.constexpr, COLUMNS: tl.constexpr):
     """Some columns of what one vector's codes decode to."""
     line = tl.program_id(0).to(tl.int64)
@@ -37,7 +37,7 @@ def decode_kernel(values, indices, offsets, weight, out, d, stride, AT_ONCE: tl.
     tl.store(out + line * d + column, total, column < d)
 
 
-@triton.jit
+@jit
 def values_kernel(
     rows, weight, indices, offsets, bias, out, d, row_stride, stride,
     BIAS: tl.constexpr, AT_ONCE: tl.constexpr, COLUMNS: tl.constexpr,

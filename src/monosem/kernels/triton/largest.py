@@ -5,26 +5,25 @@ real ones.
 """
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
-from monosem.kernels.triton.launch import on_device, warps
+from monosem.kernels.triton.launch import jit, on_device, warps
 from monosem.kernels.triton.plan import LANES, Selection, power_of_two
 
 
-@triton.jit
+@jit
 def _ordered(values, BITS: tl.constexpr):
     """Unsigned integers of `BITS` bits in the order of `values`."""
     bits = values.to(tl.float32).to(tl.uint32, bitcast=True)
     return tl.where((bits >> 31) != 0, ~bits, bits | 0x80000000) >> (32 - BITS)
 
 
-@triton.jit
+@jit
 def _largest(keys, k, BITS: tl.constexpr):
     """A mask of the k largest of `keys`, the first ones among equals."""
     border = tl.full((), 0, tl.uint32)
-    bit = tl.full((), 1 << (BITS - 1), tl.uint32)
+    bit = tl.full((), 1 << (BITS - 1), tl.uint32)  # pyright: ignore[reportOperatorIssue]
     for _ in range(BITS):
         higher = border | bit
         border = tl.where(tl.sum((keys >= higher).to(tl.int32), axis=0) >= k, higher, border)
@@ -34,7 +33,7 @@ def _largest(keys, k, BITS: tl.constexpr):
     return above | (equal & (tl.cumsum(equal.to(tl.int32), 0) <= room))
 
 
-@triton.jit
+@jit
 def tiles_kernel(maxima, chosen, tiles, k, BITS: tl.constexpr, LANES: tl.constexpr):
     """The k tiles of one row with the largest maxima, ascending."""
     line, tile = tl.program_id(0).to(tl.int64), tl.arange(0, LANES)
@@ -43,7 +42,7 @@ def tiles_kernel(maxima, chosen, tiles, k, BITS: tl.constexpr, LANES: tl.constex
     tl.store(chosen + line * k + tl.cumsum(taken.to(tl.int32), 0) - 1, tile, taken)
 
 
-@triton.jit
+@jit
 def values_kernel(
     pre, tiles, chosen, n, k, count, stride,
     ALL: tl.constexpr, BITS: tl.constexpr, TILES: tl.constexpr, TILE: tl.constexpr,
@@ -63,7 +62,7 @@ def values_kernel(
     tl.store(chosen + line * k + tl.cumsum(taken.to(tl.int32), 0) - 1, column, taken)
 
 
-@triton.jit
+@jit
 def keep_kernel(codes, width, k, SIGNED: tl.constexpr, LANES: tl.constexpr):
     """One row with all but its k largest values (magnitudes) set to zero, and those below zero too."""
     line, column = tl.program_id(0).to(tl.int64), tl.arange(0, LANES)

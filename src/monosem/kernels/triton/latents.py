@@ -16,7 +16,7 @@ from torch import Tensor
 from monosem.kernels.adam import AdamSettings, Moments
 from monosem.kernels.codes import Backward, ByLatent, DenseRows, Pattern, Workspace
 from monosem.kernels.triton import gather, plan
-from monosem.kernels.triton.launch import on_device, warps
+from monosem.kernels.triton.launch import jit, on_device, warps
 from monosem.kernels.triton.rows import constants, finish
 
 HELD = 1 << 13
@@ -39,7 +39,7 @@ class Uses(NamedTuple):
     """[most] int32: the latent of every further segment; n where there is none."""
 
 
-@triton.jit
+@jit
 def _gathered(
     total, own, start, last, values, order, uses, rows, d_values, d, stride, column,
     PRODUCTS: tl.constexpr, AT_ONCE: tl.constexpr,
@@ -57,7 +57,7 @@ def _gathered(
     return total
 
 
-@triton.jit
+@jit
 def segments_kernel(
     values, order, uses, offsets, rows, parts, owners, partial, weight, d_values, n, d, stride, segment,
     PRODUCTS: tl.constexpr, AT_ONCE: tl.constexpr, COLUMNS: tl.constexpr,
@@ -79,7 +79,7 @@ def segments_kernel(
         tl.store(partial + part.to(tl.int64) * d + column, total, column < d)
 
 
-@triton.jit
+@jit
 def latents_kernel(
     values, order, uses, offsets, rows, parts, partial, extra, extra_rows, weight, d_values, out, first, second,
     d, stride, segment, rate, decay, keep1, move1, keep2, move2, root, eps,
@@ -114,7 +114,7 @@ def latents_kernel(
         tl.store(out + latent * d + column, total, there)
 
 
-@triton.jit
+@jit
 def sums_kernel(values, order, offsets, out, AT_ONCE: tl.constexpr):
     """The sum of one latent's values."""
     latent = tl.program_id(0).to(tl.int64)

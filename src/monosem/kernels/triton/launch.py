@@ -1,13 +1,18 @@
-"""What every launch needs: the tensor's own device made current, the number of warps for a width, PyTorch's settings.
+"""What every kernel and launch needs: `jit`, the tensor's own device, warps for a width, PyTorch's settings.
 
 Knows no kernel. On the CPU Triton's interpreter stands in for the device, when `TRITON_INTERPRET=1`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
+import triton
 from torch import Tensor
+
+jit: Callable[[Callable[..., Any]], Any] = triton.jit
+"""Makes a kernel. What a kernel may be called with, `num_warps` and plain numbers for `constexpr`, no type can say."""
 
 
 def on_device(tensor: Tensor) -> AbstractContextManager[object]:

@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from monosem.kernels.triton.launch import on_device, warps
+from monosem.kernels.triton.launch import jit, on_device, warps
 from monosem.kernels.triton.plan import BLOCK_ROWS, power_of_two
 
 GROUP = 8
@@ -37,7 +37,7 @@ OTHER_BLOCKS = (Blocks(128, 256, 64, 3, 8), Blocks(128, 128, 64, 3, 4), Blocks(2
 """What `benchmarks/gpu.py` times beside it."""
 
 
-@triton.jit
+@jit
 def _summary(pre, shown, COUNT: tl.constexpr, ROWS: tl.constexpr, TILES: tl.constexpr, TILE: tl.constexpr):
     """[ROWS, TILES] of `pre [ROWS, TILES * TILE]`: each tile's maximum, or how many above zero."""
     if COUNT:
@@ -47,7 +47,7 @@ def _summary(pre, shown, COUNT: tl.constexpr, ROWS: tl.constexpr, TILES: tl.cons
     return seen
 
 
-@triton.jit
+@jit
 def product_kernel(
     z,
     weight,
@@ -95,7 +95,7 @@ def product_kernel(
     tl.store(summary + line.to(tl.int64)[:, None] * tiles + tile[None, :], seen.to(summary.dtype.element_ty), there)
 
 
-@triton.jit
+@jit
 def summarise_kernel(pre, summary, n, tiles, stride, COUNT: tl.constexpr, TILES: tl.constexpr, TILE: tl.constexpr):
     """The summaries of some tiles of one row."""
     line = tl.program_id(0).to(tl.int64)

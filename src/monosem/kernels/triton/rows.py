@@ -9,20 +9,20 @@ import triton.language as tl
 from torch import Tensor
 
 from monosem.kernels.adam import AdamSettings, Moments
-from monosem.kernels.triton.launch import on_device, warps
+from monosem.kernels.triton.launch import jit, on_device, warps
 from monosem.kernels.triton.plan import power_of_two
 
 FLAT = 1024
 """Values for each program where a parameter is a vector."""
 
 
-@triton.jit
+@jit
 def project(gradient, weight):
     """The part of a gradient row across its weight row."""
     return gradient - tl.sum(gradient * weight, axis=0) * weight
 
 
-@triton.jit
+@jit
 def finish(
     gradient, weight, first, second, place, there,
     rate, decay, keep1, move1, keep2, move2, root, eps,
@@ -43,7 +43,7 @@ def finish(
     tl.store(weight + place, w, there)
 
 
-@triton.jit
+@jit
 def update_kernel(
     weight, gradient, first, second, d, total,
     rate, decay, keep1, move1, keep2, move2, root, eps,
@@ -59,7 +59,7 @@ def update_kernel(
     )  # fmt: skip
 
 
-@triton.jit
+@jit
 def project_kernel(gradient, weight, d, COLUMNS: tl.constexpr):
     """One row's projection, in place."""
     column = tl.arange(0, COLUMNS)

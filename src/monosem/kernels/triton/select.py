@@ -15,7 +15,7 @@ from torch import Tensor
 from monosem.kernels.codes import Pattern, Workspace
 from monosem.kernels.triton import plan
 from monosem.kernels.triton.largest import largest
-from monosem.kernels.triton.launch import on_device
+from monosem.kernels.triton.launch import jit, on_device
 from monosem.kernels.triton.product import fast_bf16, low_precision, own_product, product, summarise
 
 ABOVE_TILE = 64
@@ -31,13 +31,13 @@ class _Chunk(NamedTuple):
     """[chunk, tiles]"""
 
 
-@triton.jit
+@jit
 def above_kernel(pre, counts, ends, found, n, tiles, stride, TILES: tl.constexpr, TILE: tl.constexpr):
     """Columns above zero of some tiles of one row; tiles that have none are not read."""
     line = tl.program_id(0).to(tl.int64)
     tile = tl.program_id(1) * TILES + tl.arange(0, TILES)
     count = tl.load(counts + line * tiles + tile, tile < tiles, 0)
-    if tl.sum(count, axis=0) > 0:
+    if tl.sum(count, axis=0) > 0:  # pyright: ignore[reportOperatorIssue]
         column = tile[:, None] * TILE + tl.arange(0, TILE)[None, :]
         values = tl.load(pre + line * stride + column, (count > 0)[:, None] & (column < n), 0.0).to(tl.float32)
         above = values > 0
