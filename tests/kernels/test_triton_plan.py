@@ -13,8 +13,8 @@ def test_the_tiles_of_a_selection_hold_every_column_and_fit(n: int, k: int) -> N
     k = min(k, n)
     cut = plan.selection(n, k)
     if cut is None:
-        # even the narrowest tiles are too many, or the widest hold too many values
-        assert k * plan.TILES[0] > plan.LANES / 2 or n / plan.TILES[-1] > plan.LANES / 2
+        # no width leaves both few enough tiles and few enough values in k of them
+        assert k * n > plan.LANES**2 / 8 or k > plan.LANES / (2 * plan.TILES[0])
         return
     assert (cut.tiles - 1) * cut.tile < n <= cut.tiles * cut.tile
     assert min(k, cut.tiles) * cut.tile <= cut.lanes <= plan.LANES
@@ -38,7 +38,7 @@ def test_rows_are_cut_without_much_waste() -> None:
     assert plan.column_tile(3072) == 1024
     for d in range(1, 9000):
         tile = plan.column_tile(d)
-        assert -(-d // tile) * tile - d < 128 + d // 8
+        assert -(-d // tile) * tile - d < 256 + d // 8
 
 
 def test_the_reference_s_selection_reads_four_thousand_values_of_sixty_five() -> None:

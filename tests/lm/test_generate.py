@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from monosem.errors import ModelError
-from monosem.lm.generate import Sampler, Sampling, collect
+from monosem.lm.generate import Sampler, Sampling, collect, first_largest
 from monosem.lm.llama import Llama
 from monosem.lm.packed import Packed
 
@@ -114,3 +114,14 @@ def test_prompts_that_do_not_fit_are_refused_at_the_call(small: Llama) -> None:
         small.generate([[1], [2]], Sampling(), seeds=[1])
     assert len(complete(small, [[1] * 64], max_new_tokens=64)[0]) <= 64
     assert list(small.generate([], Sampling())) == []
+
+
+@pytest.mark.parametrize("vocab", [64, 4096, 1000])
+def test_the_first_of_the_largest_is_chosen(vocab: int) -> None:
+    draw = torch.Generator().manual_seed(vocab)
+    logits = torch.randint(0, 7, (50, vocab), generator=draw).float()  # many ties
+    logits[0] = -torch.inf
+    logits[1] = 0.0
+    assert torch.equal(first_largest(logits), logits.argmax(-1))
+    distinct = torch.randn(50, vocab, generator=draw)
+    assert torch.equal(first_largest(distinct), distinct.argmax(-1))

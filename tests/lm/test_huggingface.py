@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from monosem.errors import ModelError
 from monosem.lm.generate import Sampling, collect
 from monosem.lm.hookpoints import SITES
-from monosem.lm.huggingface import load_model
+from monosem.lm.huggingface import gradient, load_model
 from monosem.lm.huggingface.model import HuggingFaceModel
 from monosem.lm.llama import Llama
 from monosem.lm.packed import Packed
@@ -314,3 +314,48 @@ def test_other_architectures_are_refused_with_their_modules(
     with pytest.raises(ModelError, match=said) as error:
         load_model(tmp_path, torch.float32, "cpu")
     assert "\n" not in str(error.value)
+
+
+def spoilt(model: LanguageModel, hook_point: str, packed: Packed) -> tuple[Tensor, Tensor]:
+    """Clean activations and others."""
+    x = model.activations(packed, [hook_point])[hook_point]
+    return x, x + 0.1 * x.std() * torch.randn(x.shape, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.mark.parametrize(
+    "hook_point", ["0.resid_pre", "1.z", "1.mlp_out", "2.resid_mid", "2.resid_mid.norm", "3.resid_post"]
+)
+def test_the_gradient_of_the_divergence_is_that_of_our_own_model(
+    both: tuple[HuggingFaceModel, Llama], packed: Packed, hook_point: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs, ours = both
+    x, x_hat = spoilt(ours, hook_point, packed)
+    expected = ours.kl_gradient(hook_point, x, x_hat, packed)
+    for logits in (gradient.LOGITS, 264 * 31):  # all sentences at once, and in several groups
+        monkeypatch.setattr(gradient, "LOGITS", logits)
+        found = theirs.kl_gradient(hook_point, x, x_hat, packed)
+        assert found.kl == pytest.approx(expected.kl, rel=1e-4)
+        largest = float(expected.gradient.abs().max())
+        torch.testing.assert_close(found.gradient, expected.gradient, rtol=1e-3, atol=1e-4 * largest)
+
+
+def test_every_family_has_the_gradient(pair: tuple[HuggingFaceModel, Any], packed: Packed) -> None:
+    model, _ = pair
+    x, x_hat = spoilt(model, "1.resid_post", packed)
+    found = model.kl_gradient("1.resid_post", x, x_hat, packed)
+    log_p, log_q = (model.resume("1.resid_post", value, packed).double().log_softmax(-1) for value in (x, x_hat))
+    rows = (packed.position[1:] > 0).nonzero().squeeze(1)
+    assert found.kl == pytest.approx(float((log_p.exp() * (log_p - log_q)).sum(-1)[rows].mean()), rel=1e-3)
+    shift = 2e-3 * x.std() * found.gradient / found.gradient.abs().max()
+    further = [model.kl_gradient("1.resid_post", x, x_hat + side * shift, packed).kl for side in (1, -1)]
+    assert further[0] - further[1] == pytest.approx(float((2 * shift * found.gradient).sum()), rel=0.05)
+    torch.testing.assert_close(model.logits(packed), model.logits(packed), rtol=0, atol=0)
+
+
+def test_what_has_no_gradient_is_named(both: tuple[HuggingFaceModel, Llama], packed: Packed) -> None:
+    model, _ = both
+    x = torch.zeros(packed.n_tokens, 48)
+    with pytest.raises(ModelError, match=r"1\.mlp_out\.norm: there is no gradient from here; use 1\.mlp_out"):
+        model.kl_gradient("1.mlp_out.norm", x, x, packed)
+    with pytest.raises(ModelError, match=r"x_hat has shape \[1, 48\], expected"):
+        model.kl_gradient("1.resid_post", x, x[:1], packed)

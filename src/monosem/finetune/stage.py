@@ -15,10 +15,10 @@ from torch import Tensor
 
 from monosem import progress
 from monosem.corpus import sentences
-from monosem.errors import ModelError, TrainingError
+from monosem.errors import TrainingError
 from monosem.finetune.reader import Batch, Place, Reader
 from monosem.finetune.step import FinetuneResult, FinetuneStep
-from monosem.lm.protocol import DifferentiableModel
+from monosem.lm.protocol import LanguageModel
 from monosem.lm.source import open_model
 from monosem.recipe import Recipe
 from monosem.run import Run, Stage
@@ -50,7 +50,7 @@ def make(run: Run) -> Stage:
 
     Raises:
         RunError: the sentences or the SAE have not been made.
-        ModelError: the language model gives no gradient.
+        ModelError: there is no gradient from the hook point.
         StoreError: no sentence has two tokens.
         TrainingError: the loss is not finite, or a checkpoint is damaged.
     """
@@ -61,8 +61,6 @@ def make(run: Run) -> Stage:
         upstream.require()
     stage.begin()
     model = open_model(run.recipe.model)
-    if not isinstance(model, DifferentiableModel):
-        raise ModelError(f"{model.name}: gives no gradient that an SAE could be fine-tuned by; set finetune.tokens = 0")
     _Finetuning(run, stage, model).make()
     return stage
 
@@ -155,7 +153,7 @@ class _Console(progress.ConsoleSink):
 class _Finetuning:
     """One run of the stage, at its last checkpoint if there is one."""
 
-    def __init__(self, run: Run, stage: Stage, model: DifferentiableModel) -> None:
+    def __init__(self, run: Run, stage: Stage, model: LanguageModel) -> None:
         self.run, self.stage, self.recipe, self.model = run, stage, run.recipe, model
         self.steps = total_steps(run.recipe)
         saved = checkpoint.latest(stage.path)
@@ -167,7 +165,8 @@ class _Finetuning:
             training.load_state_dict(saved.step)
             self.account.load_state_dict(saved.tracker)
         own, drop_first = run.recipe.finetune, run.recipe.capture.drop_first
-        self.step = FinetuneStep(model, run.recipe.hook_point, training, own.alpha, drop_first)
+        points = run.recipe
+        self.step = FinetuneStep(model, points.hook_point, training, own.alpha, drop_first, points.output_hook_point)
         self._saved_at = time.monotonic()
 
     def make(self) -> None:

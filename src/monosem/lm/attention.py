@@ -1,6 +1,7 @@
 """Causal attention inside every sentence of a packed batch.
 
-Sentences of equal or nearly equal length form one call of scaled_dot_product_attention. The few padded places lie
+On CUDA, in half precision, one call of the variable-length kernel reads the packed rows as they are. Elsewhere
+sentences of equal or nearly equal length form one call of scaled_dot_product_attention. The few padded places lie
 behind a sentence's end, where the causal mask keeps every token from seeing them, and never reach a linear layer.
 """
 
@@ -98,7 +99,12 @@ class PackedAttention:
     def __init__(self, config: ModelConfig, packed: Packed, dtype: torch.dtype):
         self._config = config
         self._rotation = Rotation(config, packed.position, dtype)
-        self._groups = [group.to(packed.ids.device) for group in plan(packed.offsets)]
+        self._groups: list[Group] | None = None
+        if packed.ids.is_cuda and dtype in (torch.bfloat16, torch.float16):
+            self._offsets = packed.offsets.to(packed.ids.device, torch.int32)
+            self._longest = int(packed.offsets.diff().max()) if packed.n_sentences else 0
+        else:
+            self._groups = [group.to(packed.ids.device) for group in plan(packed.offsets)]
 
     def __call__(self, layer: int, qkv: Tensor) -> Tensor:  # noqa: ARG002 (all layers alike; a cache tells them apart)
         """Return `z [T, n_heads * head_dim]` for the fused product `qkv`, which is overwritten."""
@@ -110,7 +116,17 @@ class PackedAttention:
 
     def attend(self, heads: Heads) -> Tensor:
         """Return `z [T, n_heads * head_dim]`."""
+        if self._groups is None:
+            return varlen_attention(heads, self._offsets, self._longest)
         return by_group(self._groups, heads, causal_attention)
+
+
+def varlen_attention(heads: Heads, offsets: Tensor, longest: int) -> Tensor:
+    """Return `z [T, n_heads * head_dim]` for sentences at `offsets [S + 1]` int32, the longest of `longest` tokens."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    z = varlen_attn(*heads, offsets, offsets, longest, longest, window_size=(-1, 0), enable_gqa=True)
+    return z.flatten(1)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def by_group(groups: Sequence[Group], heads: Heads, attention: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:

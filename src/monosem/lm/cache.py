@@ -63,7 +63,10 @@ class StepAttention:
         self._rotation = Rotation(config, self._position, cache.keys.dtype)
         self._longest = int(self._position.max()) + 1
         places = torch.arange(self._longest, device=cache.lengths.device)
-        self._seen = (places <= self._position[:, None])[:, None, None, :]
+        unseen = (places > self._position[:, None])[:, None, None, :]
+        # Added to the products: a mask of bools would become this one in every layer again.
+        self._mask = torch.zeros(unseen.shape, dtype=cache.keys.dtype, device=unseen.device)
+        self._mask.masked_fill_(unseen, -torch.inf)
 
     def __call__(self, layer: int, qkv: Tensor) -> Tensor:
         heads = Heads.split(qkv, self._rotation, self._config)
@@ -72,7 +75,7 @@ class StepAttention:
         values = self._cache.values[layer, :, :, : self._longest]
         # The query heads that share a key head stand in the place of its query positions: no key is repeated.
         queries = heads.queries.unflatten(1, (self._config.n_kv_heads, -1))
-        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=self._seen).flatten(1)
+        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=self._mask).flatten(1)
 
 
 class CachedDecoder:

@@ -60,7 +60,7 @@ class Block(nn.Module):
 
 
 class Llama(nn.Module):
-    """A Llama-architecture model; its methods are described in `monosem.lm.protocol.DifferentiableModel`."""
+    """A Llama-architecture model; its methods are described in `monosem.lm.protocol.LanguageModel`."""
 
     def __init__(self, config: ModelConfig, tokenizer: Tokenizer, name: str = "llama"):
         super().__init__()

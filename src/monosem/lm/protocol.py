@@ -1,12 +1,12 @@
 """What the rest of the house asks of a language model, whoever implements it.
 
 `Llama` is ours; any other causal LM stands behind the same protocol. All of it is inference, but for the one gradient
-that a `DifferentiableModel` gives besides; no weight of a model ever has one.
+of `kl_gradient`; no weight of a model ever has one.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -81,11 +81,6 @@ class LanguageModel(Protocol):
             ModelError: at once, for an empty prompt or one that leaves no room for the new tokens in the context.
         """
         ...
-
-
-@runtime_checkable
-class DifferentiableModel(LanguageModel, Protocol):
-    """A language model that says how activations would have to change for its predictions to change less."""
 
     def kl_gradient(self, hook_point: str, x: Tensor, x_hat: Tensor, packed: Packed) -> Divergence:
         """Return KL(clean || edited) of the next token's distribution, and its gradient `[T, width]` at the hook point.

@@ -16,17 +16,14 @@ class Rotation:
         if config.rope_scaling is not None:
             frequencies = config.rope_scaling.stretch(frequencies)
         angle = position.float()[:, None, None] * frequencies
-        self._cos, self._sin = angle.cos().to(dtype), angle.sin().to(dtype)
+        cos, sin = angle.cos().to(dtype), angle.sin().to(dtype)
+        self._cos, self._sin = torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
 
     def turn_(self, heads: Tensor) -> Tensor:
         """Turn `heads [T, any, head_dim]` in place."""
-        first, second = heads.chunk(2, dim=-1)
-        turned = (first * self._cos).addcmul_(second, self._sin, value=-1)
-        second.mul_(self._cos).addcmul_(first, self._sin)
-        first.copy_(turned)
-        return heads
+        partners = heads.roll(heads.shape[-1] // 2, -1)
+        return heads.mul_(self._cos).addcmul_(partners, self._sin)
 
     def turned(self, heads: Tensor) -> Tensor:
         """`turn_` into a new tensor, for passes that keep gradients."""
-        first, second = heads.chunk(2, dim=-1)
-        return torch.cat([first * self._cos - second * self._sin, second * self._cos + first * self._sin], dim=-1)
+        return heads * self._cos + heads.roll(heads.shape[-1] // 2, -1) * self._sin

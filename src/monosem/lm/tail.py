@@ -39,7 +39,7 @@ class Divergence(NamedTuple):
 
 
 def kl_gradient(model: "Llama", hook_point: str, x: Tensor, x_hat: Tensor, packed: Packed) -> Divergence:
-    """`DifferentiableModel.kl_gradient` for our own model."""
+    """`LanguageModel.kl_gradient` for our own model."""
     packed = packed.to(model.device)
     tail = Tail(model, hook_point, packed)
     for name, values in (("x", x), ("x_hat", x_hat)):

@@ -68,7 +68,7 @@ class AuxGradients(NamedTuple):
     b_enc: Tensor
     """[n_dead]"""
     w_dec: Tensor
-    """[n_dead, d]"""
+    """[n_dead, d_out]"""
 
 
 def total_variance(z: Tensor, workspace: Workspace) -> float:
@@ -101,8 +101,8 @@ def auxk(
 
     Args:
         z: [B, d] normalised, centred inputs.
-        error: [B, d], reconstruction minus input.
-        weights: [n, d], [n], [n, d].
+        error: [B, d_out], reconstruction minus target.
+        weights: [n, d], [n], [n, d_out].
         dead: [n_dead] int64, ascending.
         plan: from `AuxK.plan`.
         coefficient: weight of the loss in the gradients.
@@ -114,12 +114,12 @@ def auxk(
     def buffer(name: str, *shape: int) -> Tensor:
         return workspace.get(f"aux.{name}", shape, z.dtype, z.device)
 
-    m, d = len(dead), z.shape[1]
+    m, d, d_out = len(dead), z.shape[1], error.shape[1]
     chosen = torch.arange(plan.rows, device=z.device) * len(z) // plan.rows
     inputs = torch.index_select(z, 0, chosen, out=buffer("inputs", plan.rows, d))
-    difference = torch.index_select(error, 0, chosen, out=buffer("difference", plan.rows, d))
+    difference = torch.index_select(error, 0, chosen, out=buffer("difference", plan.rows, d_out))
     encoder = torch.index_select(weights.w_enc, 0, dead, out=buffer("encoder", m, d))
-    decoder = torch.index_select(weights.w_dec, 0, dead, out=buffer("decoder", m, d))
+    decoder = torch.index_select(weights.w_dec, 0, dead, out=buffer("decoder", m, d_out))
 
     codes = torch.addmm(weights.b_enc[dead], inputs, encoder.T, out=buffer("codes", plan.rows, m))
     if plan.k < m:
@@ -130,7 +130,7 @@ def auxk(
     loss = plan.scale * squared_sum(difference) / variance
 
     d_output = difference.mul_(2 * coefficient * plan.scale / variance)
-    g_dec = torch.mm(codes.T, d_output, out=buffer("g_dec", m, d))
+    g_dec = torch.mm(codes.T, d_output, out=buffer("g_dec", m, d_out))
     d_codes = torch.mm(d_output, decoder.T, out=buffer("d_codes", plan.rows, m))
     d_codes.mul_(codes != 0)
     g_enc = torch.mm(d_codes.T, inputs, out=buffer("g_enc", m, d))

@@ -91,38 +91,45 @@ class TrainStep:
         self.dead = DeadLatents(self.sae.config.n, settings.dead_window, self.sae.W_enc.device)
         self._k = KSchedule(self.sae.config.k, settings.k_start, settings.k_steps)
 
-    def step(self, x: Tensor) -> StepResult:
+    def step(self, x: Tensor, target: Tensor | None = None) -> StepResult:
         """One optimizer step on raw activations `x [B, d]` of any float type.
+
+        Args:
+            target: [B, d_out] raw activations that a transcoder shall make of them.
 
         Raises:
             TrainingError: the loss is not finite; the weights are then as they were.
-            SaeError: x has another width.
+            SaeError: x or target has another width.
         """
-        return self.step_normalised(self.sae.normalise(x).z)
+        goal = None if target is None else self.sae.standardise_target(target)
+        return self.step_normalised(self.sae.normalise(x).z, goal)
 
     @torch.no_grad()
-    def step_normalised(self, z: Tensor, further: Further | None = None) -> StepResult:
+    def step_normalised(self, z: Tensor, target: Tensor | None = None, further: Further | None = None) -> StepResult:
         """`step` on `z [B, d]` as `Autoencoder.normalise` gives it; `z` is left as it is.
 
         Args:
+            target: [B, d_out] as `Autoencoder.standardise_target` gives it. None: `z`, of an autoencoder.
             further: one more term of the loss; the batch is then computed all at once, whatever `micro_batch` says.
         """
+        assert (target is None) == (self.sae.b_dec is None), "a target belongs to a transcoder, and only to it"
+        goal = z if target is None or self.sae.b_dec is None else target - self.sae.b_dec
         if self.steps == 0:
             self._begin(z)
         kernels = choose(z.device, z.dtype, z.shape[1])
         k, lr = self._k.at(self.steps), self.settings.optim.lr_at(self.steps)
         sparsity = self._sparsity(k)
-        variance = max(total_variance(z, self.workspace), torch.finfo(z.dtype).tiny)
+        variance = max(total_variance(goal, self.workspace), torch.finfo(z.dtype).tiny)
         dead = self.dead.dead()
         optim = self.settings.optim
         adam = AdamSettings(lr, *optim.betas, optim.eps, optim.weight_decay, self.steps + 1)
         if further is not None or self.settings.micro_batch is None or self.settings.micro_batch >= len(z):
-            g = self._gradients(kernels, sparsity, Batch(z, z, variance, further=further), dead)
+            g = self._gradients(kernels, sparsity, Batch(z, goal, variance, further=further), dead)
             losses, fired, fired_values = g.losses, g.fired, g.fired_values
             loss = self._total(losses)
             grad_norm = self.updater.apply(kernels, g, adam)
         else:
-            losses, fired, fired_values = self._add_parts(kernels, sparsity, z, variance, dead)
+            losses, fired, fired_values = self._add_parts(kernels, sparsity, Batch(z, goal, variance), dead)
             loss = self._total(losses)
             grad_norm = self.updater.apply_sums(kernels, adam)
         self.steps += 1
@@ -134,7 +141,7 @@ class TrainStep:
             aux=losses.aux,
             penalty=losses.penalty,
             further=losses.further,
-            mse=losses.squared / z.numel(),
+            mse=losses.squared / goal.numel(),
             l0=len(fired) / len(z),
             n_dead=len(dead),
             k=k,
@@ -206,14 +213,15 @@ class TrainStep:
         return gradients(self.sae, sparsity, objective, batch, dead, penalty, kernels, self.workspace)
 
     def _add_parts(
-        self, kernels: Kernels, sparsity: Sparsity, z: Tensor, variance: float, dead: Tensor
+        self, kernels: Kernels, sparsity: Sparsity, whole: Batch, dead: Tensor
     ) -> tuple[Losses, Tensor, Tensor]:
         """Leave the gradients of the whole batch with the updater; the losses, and what fired with which values."""
-        assert self.settings.micro_batch is not None
+        size = self.settings.micro_batch
+        assert size is not None
         self.updater.drop()
         losses, fired, values = [], [], []
-        for part in z.split(self.settings.micro_batch):
-            g = self._gradients(kernels, sparsity, Batch(part, part, variance, len(part) / len(z)), dead)
+        for z, target in zip(whole.z.split(size), whole.target.split(size), strict=True):
+            g = self._gradients(kernels, sparsity, Batch(z, target, whole.variance, len(z) / len(whole.z)), dead)
             self.updater.add(kernels, g)
             losses.append(g.losses)
             fired.append(g.fired)

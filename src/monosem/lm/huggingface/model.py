@@ -16,12 +16,13 @@ from monosem.errors import ModelError
 from monosem.lm.cache import KVCache
 from monosem.lm.config import ModelConfig
 from monosem.lm.generate import Sampling, Step, generate
-from monosem.lm.hookpoints import HookPoint
+from monosem.lm.hookpoints import RESIDUAL, HookPoint
 from monosem.lm.hooks import Hook, Hooks, Watcher, stack
-from monosem.lm.huggingface import sites, trial
+from monosem.lm.huggingface import gradient, sites, trial
 from monosem.lm.huggingface.attention import ATTENTION, Attention, SentenceAttention, StepAttention
 from monosem.lm.huggingface.passes import RUNNING, Finished, Pass, instrument
 from monosem.lm.packed import Packed
+from monosem.lm.tail import Divergence
 from monosem.lm.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class HuggingFaceModel:
         instrument(self._tree)
         self._try_out()
 
+    @torch.no_grad()
     def _try_out(self) -> None:
         points = trial.points(self._tree)
         packed = trial.sentences(self.config, self.device)
@@ -63,9 +65,11 @@ class HuggingFaceModel:
     def dtype(self) -> torch.dtype:
         return self._model.get_input_embeddings().weight.dtype
 
+    @torch.no_grad()
     def logits(self, packed: Packed) -> Tensor:
         return self._logits(self._checked(packed), Pass(self._watcher()))
 
+    @torch.no_grad()
     def activations(
         self, packed: Packed, hook_points: Sequence[str], start: tuple[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
@@ -78,9 +82,23 @@ class HuggingFaceModel:
         self._run(packed, SentenceAttention(packed), begun)
         return {name: watcher.captured[point] for name, point in points.items()}
 
+    @torch.no_grad()
     def resume(self, hook_point: str, activations: Tensor, packed: Packed) -> Tensor:
         packed = self._checked(packed)
         return self._logits(packed, self._begun(packed, self._watcher(), (hook_point, activations)))
+
+    def kl_gradient(self, hook_point: str, x: Tensor, x_hat: Tensor, packed: Packed) -> Divergence:
+        point, packed = self._point(hook_point).canonical, self._checked(packed)
+        if point.norm and point.site not in RESIDUAL:
+            raise ModelError(f"{hook_point}: there is no gradient from here; use {point.layer}.{point.site}")
+
+        def predict(part: Packed, values: Tensor) -> Tensor:
+            instead = Watcher({point: [lambda _: values]}, (), self.config.norm_eps)
+            return self._logits(part, Pass(instead))
+
+        gradient.check_shapes(x, x_hat, packed, point.width(self.config))
+        edited = x_hat.to(self.device, self.dtype)
+        return gradient.kl_gradient(predict, self.config.vocab_size, x.to(edited), edited, packed)
 
     @contextlib.contextmanager
     def hooks(self, hooks: Mapping[str, Hook]) -> Iterator[None]:
@@ -100,6 +118,7 @@ class HuggingFaceModel:
         """An empty decoder under the hooks active now (`monosem.lm.generate.Decoder`)."""
         hooks, eps = self._hooks, self.config.norm_eps
 
+        @torch.no_grad()
         def run(packed: Packed, attention: Attention, wanted: Tensor) -> Tensor:
             logits = self._run(packed, attention, Pass(Watcher(hooks, (), eps)), wanted)
             assert logits is not None
@@ -114,7 +133,6 @@ class HuggingFaceModel:
         assert logits is not None
         return logits
 
-    @torch.no_grad()
     def _run(self, packed: Packed, attention: Attention, begun: Pass, rows: Tensor | None = None) -> Tensor | None:
         """The logits `[T, vocab]` fp32 of a pass, or those of `rows [R]`; None if it ended before.
 
