@@ -18,12 +18,14 @@ import tyro
 
 from monosem import __version__, pipeline, progress, ranks, recipe, run
 from monosem.arguments import (
+    EXPLAIN_STEPS,
     RUNS,
+    AppArguments,
     ChatArguments,
     CompleteArguments,
     EstimateArguments,
+    ExplainArguments,
     ModelsArguments,
-    NeighboursArguments,
     SearchArguments,
     ShowArguments,
     StageArguments,
@@ -34,6 +36,7 @@ from monosem.arguments import (
     StoreStats,
     StoreVerify,
     SweepArguments,
+    TokensArguments,
 )
 from monosem.atomic import NO_ROOM
 from monosem.errors import MonosemError, RecipeError, RunError
@@ -90,6 +93,21 @@ def estimate(arguments: EstimateArguments) -> None:
     )
 
 
+def explain(arguments: ExplainArguments) -> None:
+    if arguments.dry_run:
+        stages("explain")(arguments)
+        return
+    opened = Run(_path(arguments.target, arguments.runs, arguments.recipe.name), arguments.recipe)
+    pipeline.make(opened, (), arguments.redo)
+    from monosem.app import explaining
+
+    budget = arguments.recipe.explain.max_usd if arguments.max_usd is None else arguments.max_usd
+    consent = explaining.Consent(arguments.yes or arguments.recipe.explain.send, budget)
+    explaining.STEPS[arguments.step](opened, consent, arguments)
+    if arguments.step == "run":
+        stages("explain")(dataclasses.replace(arguments, redo=None))
+
+
 def sweep(arguments: SweepArguments) -> None:
     from monosem.app import sweeps
     from monosem.sweep import axes, stage
@@ -111,14 +129,6 @@ def search(arguments: SearchArguments) -> None:
     from monosem.app import terminal
 
     terminal.search(_opened(arguments), " ".join(arguments.words), arguments.limit, as_json=arguments.json)
-
-
-def neighbours(arguments: NeighboursArguments) -> None:
-    from monosem.app import neighbours as beside
-
-    if arguments.top < 1:
-        raise RecipeError(f"--top {arguments.top}: expected at least 1")
-    beside.show(_opened(arguments), arguments.latent, arguments.by, arguments.top, as_json=arguments.json)
 
 
 def complete(arguments: CompleteArguments) -> None:
@@ -169,6 +179,25 @@ def chat(arguments: ChatArguments) -> None:
     chats.chat(session)
 
 
+def tokens(arguments: TokensArguments) -> None:
+    from monosem.app import prompts, terminal
+    from monosem.completion import Completer
+
+    if arguments.top < 1:
+        raise RecipeError(f"--top {arguments.top}: expected at least 1")
+    text = prompts.read_text(arguments.text)
+    terminal.tokens(Completer(_opened(arguments)), text, arguments.top, as_json=arguments.json)
+
+
+def app(arguments: AppArguments) -> None:
+    from monosem.app.page import serve
+
+    if not arguments.targets:
+        raise RecipeError("monosem app: which run? give a run folder, or the name of one")
+    folders = [_folder(target, arguments.runs) for target in arguments.targets]
+    serve.serve(folders, arguments.host, arguments.port, serve.password(ask=arguments.password))
+
+
 def models(arguments: ModelsArguments) -> None:
     from monosem.app import models as listing
 
@@ -205,12 +234,14 @@ COMMANDS: dict[str, Command] = {
     "run": Command(StageArguments, stages(*pipeline.VERBS), "Make every stage of a recipe; finished ones are skipped."),
     **{step.verb: Command(StageArguments, stages(step.verb), step.help) for step in pipeline.PIPELINE},
     "estimate": Command(EstimateArguments, estimate, "Foresee disk, memory, time and money of a recipe."),
+    "explain": Command(ExplainArguments, explain, "Say in words what each latent reacts to, or ask somebody to."),
     "sweep": Command(SweepArguments, sweep, "Train many SAEs in one pass over the activations, and compare them."),
     "show": Command(ShowArguments, show, "Show one latent with its explanation and sentences."),
     "search": Command(SearchArguments, search, "Find latents by words."),
-    "neighbours": Command(NeighboursArguments, neighbours, "Show latents that fire together with one."),
     "complete": Command(CompleteArguments, complete, "Complete prompts, steered by latents."),
     "chat": Command(ChatArguments, chat, "Talk to the model, steered by latents."),
+    "tokens": Command(TokensArguments, tokens, "Read a text: the latents at each token."),
+    "app": Command(AppArguments, app, "Open a page: explore latents, read texts, steer, follow training."),
     "store": Command(StoreArguments, store, "Check, list, measure, merge or pack stores of activations."),
     "models": Command(ModelsArguments, models, "List the language models that are known, with memory needs."),
 }
@@ -256,11 +287,16 @@ def _dispatch(arguments: list[str]) -> None:
 def parse(verb: str, command: Command, rest: Sequence[str]) -> Any:
     """The verb's arguments; those of a stage start from the recipe or run that is named first."""
     default = None
-    if command.arguments in (StageArguments, EstimateArguments):
+    if issubclass(command.arguments, StageArguments | EstimateArguments):
+        stepwise = command.arguments is ExplainArguments and len(rest) > 1 and rest[0] in EXPLAIN_STEPS
+        step = rest[0] if stepwise else "run"
+        rest = rest[stepwise:]
         named = rest[0] if rest and not rest[0].startswith("-") else None
         runs = Path(rest[rest.index("--runs") + 1]) if "--runs" in rest[:-1] else RUNS
-        known = _recipe(named, runs) if named else Recipe()
-        default = command.arguments(target=named or tyro.MISSING, recipe=known)
+        recipe_ = _recipe(named, runs) if named else Recipe()
+        default = command.arguments(target=named or tyro.MISSING, recipe=recipe_)
+        if isinstance(default, ExplainArguments):
+            default = dataclasses.replace(default, step=step)
     prog, description = f"monosem {verb}", _description(verb, command)
     if command.arguments is SweepArguments:
         # any key of the recipe may be an axis: what tyro does not know is read by the sweep
@@ -279,7 +315,7 @@ def usage() -> str:
         "Find the concepts inside a language model: capture, train, explain, measure, steer.",
         "",
     ]
-    lines += [f"  {name:<12} {command.help}" for name, command in COMMANDS.items()]
+    lines += [f"  {name:<10} {command.help}" for name, command in COMMANDS.items()]
     lines += ["", "Begin with:  monosem run recipes/demo.toml", "Each command explains itself:  monosem COMMAND --help"]
     return "\n".join(lines)
 
@@ -311,12 +347,16 @@ def _path(target: str, runs: Path, name: str) -> Path:
 
 
 def _opened(
-    arguments: ShowArguments | SearchArguments | NeighboursArguments | CompleteArguments | ChatArguments,
+    arguments: ShowArguments | SearchArguments | CompleteArguments | ChatArguments | TokensArguments,
 ) -> Run:
-    folder = run.resolve(arguments.target, arguments.runs)
+    return Run.open(_folder(arguments.target, arguments.runs))
+
+
+def _folder(target: str, runs: Path) -> Path:
+    folder = run.resolve(target, runs)
     if folder is None:
-        raise RunError(f"{arguments.target}: not a run folder (no recipe.toml); make one with: monosem run RECIPE")
-    return Run.open(folder)
+        raise RunError(f"{target}: not a run folder (no recipe.toml); make one with: monosem run RECIPE")
+    return folder
 
 
 def _fail(message: str) -> None:

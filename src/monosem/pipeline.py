@@ -82,6 +82,7 @@ PIPELINE = (
     Step("groups", "groups", "monosem.interpret.groups", "Find n-grams and groups in each latent's sentences."),
     Step("explain", "explanations", "monosem.interpret.explain", "Say in words what each latent reacts to."),
     Step("evaluate", "evaluation", "monosem.evaluate.stage", "Measure the SAE beside its baselines."),
+    Step("score", "scores", "monosem.interpret.score.stage", "Grade the explanations beside their baselines."),
     Step("report", "report", "monosem.evaluate.report", "Write the self-contained page report.html."),
 )
 VERBS = tuple(step.verb for step in PIPELINE)

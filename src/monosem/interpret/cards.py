@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from monosem.errors import RunError, SaeError
 from monosem.interpret import tables
+from monosem.interpret.score import shown as grades
 
 EXPLANATIONS = "explanations.jsonl"
 DENSE = 0.1  # share of tokens from which a latent counts as dense
@@ -91,6 +92,8 @@ class Card(NamedTuple):
     warnings: list[str]
     grouped: Grouped | None = None
     """None where the stage `groups` has not been made."""
+    scores: Sequence[grades.Figure] = ()
+    """How good the explanation is, where it has been graded."""
 
 
 class Hit(NamedTuple):
@@ -127,12 +130,14 @@ def cards(run_folder: Path, latents: Sequence[int], most: int | None = None) -> 
     examples = _examples(run_folder, latents, most)
     output = {row["latent"]: row for row in _of_stage(run_folder / "evaluation" / tables.LATENTS, latents)}
     groups = {row["latent"]: row for row in _of_stage(run_folder / "groups" / tables.GROUPS, latents)}
+    scores = grades.figures(run_folder, latents)
     rows = statistics.take(pa.array(latents, type=pa.int64())).to_pylist()
     made = [
         _card(n, row, explanations.get(row["latent"]), examples.get(row["latent"], {}), output.get(row["latent"], {}))
         for row in rows
     ]
-    return [_with_groups(card, groups[card.latent]) if card.latent in groups else card for card in made]
+    made = [_with_groups(card, groups[card.latent]) if card.latent in groups else card for card in made]
+    return [card._replace(scores=scores.get(card.latent, [])) for card in made]
 
 
 def read_statistics(run_folder: Path) -> pa.Table:
@@ -192,6 +197,24 @@ def fold(text: str) -> str:
     return re.sub(r"[\W_]+", " ", "".join(c for c in decomposed if not unicodedata.combining(c)))
 
 
+def pieces(example: Shown) -> list[tuple[str, float | None]]:
+    """A sentence as pieces in order, each with the latent's value; None where it does not fire.
+
+    Pieces, not character offsets: a browser counts characters in another way.
+    """
+    found: list[tuple[str, float | None]] = []
+    at = 0
+    for token in example.tokens:
+        start = max(token.start, at)  # tokens may share a character
+        if token.end <= start:
+            continue
+        if start > at:
+            found.append((example.text[at:start], None))
+        found.append((example.text[start : token.end], token.value))
+        at = token.end
+    return [*found, (example.text[at:], None)] if at < len(example.text) else found
+
+
 def visible(token: str) -> str:
     """A token by itself, its white space shown as signs."""
     shown = token.replace("\n", "↵").replace("\r", "↵").replace("\t", "⇥")
@@ -230,11 +253,12 @@ def _examples(run_folder: Path, latents: Sequence[int], most: int | None) -> dic
     found: dict[int, dict[str, list[Shown]]] = {}
     for row in rows:
         by_aggregation = found.setdefault(row["latent"], {})
-        by_aggregation.setdefault(row["aggregation"], []).append(_shown(row, texts[row["sentence"]]))
+        by_aggregation.setdefault(row["aggregation"], []).append(shown(row, texts[row["sentence"]]))
     return found
 
 
-def _shown(row: dict[str, Any], sentence: dict[str, Any]) -> Shown:
+def shown(row: dict[str, Any], sentence: dict[str, Any]) -> Shown:
+    """A row of `examples.parquet` with its row of `sentences.parquet`."""
     text = sentence["text"]
     tokens = [
         Token(

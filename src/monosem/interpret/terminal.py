@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from monosem.interpret.cards import Card, Grouped, Hit, Shown, visible
+from monosem.interpret.score.shown import Figure
 
 HEAT = (214, 92, 20)  # of the strongest token; weaker ones fade towards black
 FIRST = ("max", "mean", "last", "quantile", "random")
@@ -27,6 +28,8 @@ def show_card(card: Card, sentences: int = 8) -> RenderableType:
         head.append(f" ({card.provider})", style="dim")
     parts: list[RenderableType] = [head, _statistics(card)]
     parts += [Text(f"! {warning}", style="yellow") for warning in card.warnings]
+    if card.scores:
+        parts.append(_scores(card.scores))
     if card.raised:
         parts.append(_tokens("raises", card.raised))
     if card.lowered:
@@ -70,6 +73,20 @@ def _statistics(card: Card) -> Text:
     if card.output_score is not None:
         figures += f"; output score {card.output_score:.3g}"
     return Text(figures, style="dim")
+
+
+def _scores(figures: Sequence[Figure]) -> Table:
+    """The explanation's scores, each beside other explanations, their 95th percentile, counting, an untrained SAE."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("score", no_wrap=True)
+    for name in ("value", "shuffled", "p95", "counting", "random", ""):
+        table.add_column(name, justify="right", no_wrap=True)
+    for figure in figures:
+        baselines = (figure.shuffled, figure.shuffled_p95, figure.frequency, figure.random_sae)
+        told = ("" if value is None else f"{value:.2f}" for value in baselines)
+        verdict = "< chance" if figure.below_chance else "> p95" if figure.beats else ""
+        table.add_row(figure.label, f"{figure.value:.2f}", *told, verdict)
+    return table
 
 
 def _tokens(what: str, tokens: Sequence[str]) -> Text:

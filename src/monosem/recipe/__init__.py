@@ -25,6 +25,7 @@ from monosem.recipe.reading import (
     ExplainRecipe,
     ReportRecipe,
 )
+from monosem.recipe.scoring import ScoreRecipe
 from monosem.recipe.section import OPERATIONAL, Section
 from monosem.recipe.training import SaeRecipe, TrainRecipe, check_training
 
@@ -44,6 +45,7 @@ __all__ = [
     "Recipe",
     "ReportRecipe",
     "SaeRecipe",
+    "ScoreRecipe",
     "TrainRecipe",
     "dump",
     "known_keys",
@@ -71,6 +73,7 @@ class Recipe(Section):
     groups: GroupsRecipe = GroupsRecipe()
     explain: ExplainRecipe = ExplainRecipe()
     evaluate: EvaluateRecipe = EvaluateRecipe()
+    score: ScoreRecipe = ScoreRecipe()
     report: ReportRecipe = ReportRecipe()
 
     @model_validator(mode="after")

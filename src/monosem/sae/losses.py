@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from monosem.kernels import Workspace
+from monosem.kernels import Kernels, Workspace
 
 AUX_PRODUCTS = 5
 """Dense products of AuxK, forward and backward: pre-activations, reconstruction, and three gradients."""
@@ -90,6 +90,7 @@ def auxk(
     plan: AuxPlan,
     coefficient: float,
     variance: float,
+    kernels: Kernels,
     workspace: Workspace,
     *,
     signed: bool = False,
@@ -122,10 +123,8 @@ def auxk(
 
     codes = torch.addmm(weights.b_enc[dead], inputs, encoder.T, out=buffer("codes", plan.rows, m))
     if plan.k < m:
-        kept = torch.topk(codes.abs() if signed else codes, plan.k, dim=1, sorted=False).indices
-        values = codes.gather(1, kept)
-        codes.zero_().scatter_(1, kept, values)
-    if not signed:
+        kernels.keep_largest(codes, plan.k, signed=signed)
+    elif not signed:
         codes.relu_()
     difference.addmm_(codes, decoder)  # e_hat - residual = e_hat + error
     loss = plan.scale * squared_sum(difference) / variance
