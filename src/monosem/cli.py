@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import tyro
 
-from monosem import __version__, pipeline, recipe, run
+from monosem import __version__, pipeline, progress, ranks, recipe, run
 from monosem.arguments import (
     RUNS,
     ChatArguments,
@@ -54,11 +54,16 @@ def stages(*verbs: str) -> Callable[[StageArguments], None]:
     """The call that makes these stages."""
 
     def call(arguments: StageArguments) -> None:
-        opened = Run(_path(arguments.target, arguments.runs, arguments.recipe.name), arguments.recipe)
-        made = pipeline.make(opened, verbs, arguments.redo)
-        from monosem.app import summary
+        path = _path(arguments.target, arguments.runs, arguments.recipe.name)
+        with ranks.joined() as together:
+            if not together.first:
+                progress.silence()
+            opened = Run(path, arguments.recipe, together)
+            made = pipeline.make(opened, verbs, arguments.redo)
+        if together.first:
+            from monosem.app import summary
 
-        summary.show(opened, made, as_json=arguments.json)
+            summary.show(opened, made, as_json=arguments.json)
 
     return call
 

@@ -1,7 +1,8 @@
 """The stages in the order the data walks: this list is the architecture.
 
 `make` runs a part of them in one run folder; before anything is written or deleted, every stage that has files compares
-them with the recipe. Knows nothing of what a stage does.
+them with the recipe. Of several ranks all make the stages that can be shared out, and rank 0 the others. Knows nothing
+of what a stage does.
 """
 
 import importlib
@@ -12,6 +13,8 @@ from typing import NamedTuple
 from monosem import progress
 from monosem.recipe import Recipe
 from monosem.run import Run, Stage
+
+WEEK = 7 * 24 * 3600.0  # how long ranks wait for a stage that rank 0 makes
 
 
 class Step(NamedTuple):
@@ -27,12 +30,26 @@ class Step(NamedTuple):
     """One line for the command line."""
     wanted: Callable[[Recipe], bool] = lambda _: True
     """Whether a recipe asks for the stage at all."""
+    shared: bool = False
+    """Whether all ranks make it together."""
 
 
 PIPELINE = (
     Step("sentences", "sentences", "monosem.corpus.sentences", "Split documents into sentences."),
-    Step("capture", "activations", "monosem.capture", "Store the language model's activations on the sentences."),
-    Step("prepare", "batches", "monosem.store.prepare", "Shuffle the activations and split off validation sentences."),
+    Step(
+        "capture",
+        "activations",
+        "monosem.capture",
+        "Store the language model's activations on the sentences.",
+        shared=True,
+    ),
+    Step(
+        "prepare",
+        "batches",
+        "monosem.store.prepare",
+        "Shuffle the activations and split off validation sentences.",
+        shared=True,
+    ),
     Step("train", "sae", "monosem.train.loop", "Train the sparse autoencoder; goes on from its last checkpoint."),
     Step(
         "finetune",
@@ -60,35 +77,47 @@ def make(run: Run, verbs: Sequence[str] = VERBS, redo: str | None = None) -> dic
         MonosemError: whatever a stage reports.
     """
     made: dict[str, Stage] = {}
+    run.ranks.agree("recipe", run.recipe.model_dump(mode="json"))
     with run.lock():
+        run.ranks.once("the files that are there", lambda: _begin(run, verbs, redo))
         for step in PIPELINE:
-            check = getattr(importlib.import_module(step.module), "check", None)
-            if check is not None:
-                check(run, verbs, redo)
-        if redo is not None:
-            doomed = [step.folder for step in PIPELINE[VERBS.index(redo) :]]
-            removed = run.remove(doomed)
-            progress.note(f"removed {', '.join(removed) or 'nothing'} from {run.path}")
-        wanted = [step for step in PIPELINE if step.wanted(run.recipe)]
-        for step in wanted:
-            importlib.import_module(step.module).open_stage(run)
-        run.save_recipe()
-        for step in PIPELINE:
-            if step.verb in verbs and step in wanted:
+            if step.verb in verbs and step.wanted(run.recipe):
                 made[step.verb] = _make(run, step)
             elif step.verb in verbs:
                 progress.note(f"{step.verb}: skipped, the recipe does not ask for it")
     return made
 
 
+def _begin(run: Run, verbs: Sequence[str], redo: str | None) -> None:
+    """Compare what is there with the recipe, and delete what shall be made again."""
+    for step in PIPELINE:
+        check = getattr(importlib.import_module(step.module), "check", None)
+        if check is not None:
+            check(run, verbs, redo)
+    if redo is not None:
+        doomed = [step.folder for step in PIPELINE[VERBS.index(redo) :]]
+        removed = run.remove(doomed)
+        progress.note(f"removed {', '.join(removed) or 'nothing'} from {run.path}")
+    for step in PIPELINE:
+        if step.wanted(run.recipe):
+            importlib.import_module(step.module).open_stage(run)
+    run.save_recipe()
+
+
 def _make(run: Run, step: Step) -> Stage:
     module = importlib.import_module(step.module)
-    if (stage := module.open_stage(run)).complete:
+    if run.ranks.once(step.verb, lambda: module.open_stage(run).complete):
+        stage = module.open_stage(run)
         progress.note(f"{step.verb}: skipped, {stage.path} is complete")
         return stage
-    progress.note(f"{step.verb}: {stage.path}")
+    progress.note(f"{step.verb}: {module.open_stage(run).path}")
     started = time.monotonic()
-    stage = module.make(run)
+    if step.shared:
+        module.make(run)
+    elif run.ranks.first:
+        module.make(Run(run.path, run.recipe))
+    run.ranks.barrier(step.verb, WEEK)
+    stage = module.open_stage(run)
     progress.note(f"{step.verb}: done in {time.monotonic() - started:.1f} s{_told(stage)}")
     return stage
 

@@ -26,6 +26,11 @@ def note(text: str) -> None:
     console.print(text, markup=False, soft_wrap=True)
 
 
+def silence() -> None:
+    """Show nothing from now on: of several ranks, one speaks."""
+    console.quiet = True
+
+
 @contextlib.contextmanager
 def progress(what: str, total: int, unit: str, done: int = 0) -> Iterator[Callable[[int], None]]:
     """Show progress; the block calls the yielded function with each amount done.

@@ -2,8 +2,8 @@
 
 Flow: `Run.create` writes the resolved recipe, `run.lock()` keeps a second process out, `run.stage(name)` opens a stage
 folder; the stage adds shards as they are finished (a journal, so that an interrupted stage goes on) and `finish` writes
-its `manifest.json`. A stage's fingerprint is made of its part of the recipe and its inputs' fingerprints. Knows nothing
-of what the shards hold.
+its `manifest.json`. Several ranks may make a stage together, each with a journal of its own. A stage's fingerprint is
+made of its part of the recipe and its inputs' fingerprints. Knows nothing of what the shards hold.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,11 +23,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from monosem import recipe as recipes
 from monosem.atomic import remove_leftovers, sha256, write_text
 from monosem.errors import RunError
+from monosem.ranks import Ranks
 from monosem.recipe import Recipe
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
 JOURNAL = "shards.jsonl"
+JOURNALS = "shards*.jsonl"  # that of rank 0 and those of the others
 
 
 class Shard(BaseModel):
@@ -70,7 +73,7 @@ class Stage:
             inputs=dict(inputs),
             fingerprint=fingerprint({"schema": SCHEMA, "stage": name, "recipe": part, "inputs": inputs}),
         )
-        self._started = time.time()
+        self._started, self._ranks, self._begun = time.time(), Ranks(), 0
         found = read_manifest(path)
         if found is not None:
             self._check(found)
@@ -96,42 +99,64 @@ class Stage:
             raise RunError(f"{self.path}: {self.name} {state}; make it with: monosem run RECIPE")
         return self
 
-    def begin(self) -> list[Shard]:
-        """Open the folder for writing; returns the shards that an interrupted process finished."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        if read_manifest(self.path) is None:
-            write_text(self.path / MANIFEST, self._expected.model_dump_json(indent=2) + "\n")
-        self.shards = self._read_journal()
+    def begin(self, ranks: Ranks | None = None) -> list[Shard]:
+        """Open the folder for writing; returns the shards that interrupted processes finished.
+
+        Args:
+            ranks: who makes the stage together; every one of them calls this, `collect` and `finish`. None: this
+                process alone.
+        """
+        self._ranks = ranks or Ranks()
+        self.shards = self._ranks.once(f"{self.path.name}: begin", self._open)
+        self._begun = len(self.shards)
         return self.shards
 
     def add_shard(self, name: str, rows: int, **info: Any) -> Shard:
         """Record a file that is whole on disk, so that a restarted stage goes on after it."""
         file = self.path / name
         shard = Shard(name=name, rows=rows, bytes=file.stat().st_size, sha256=sha256(file), info=info)
-        with (self.path / JOURNAL).open("a", encoding="utf-8") as journal:
+        own = JOURNAL if self._ranks.first else JOURNALS.replace("*", f"-{self._ranks.rank:05d}")
+        with (self.path / own).open("a", encoding="utf-8") as journal:
             journal.write(shard.model_dump_json() + "\n")
             journal.flush()
             os.fsync(journal.fileno())
         self.shards.append(shard)
         return shard
 
+    def collect(self) -> list[Shard]:
+        """The shards of all ranks, once each of them has made its own."""
+        begun, made = self.shards[: self._begun], self.shards[self._begun :]
+        self.shards = begun + [shard for part in self._ranks.gather(f"{self.path.name}: end", made) for shard in part]
+        self._begun = len(self.shards)
+        return self.shards
+
     def finish(self, **counts: Any) -> Manifest:
         """Write the manifest that makes the stage complete; its shards are sorted by name."""
+        self.collect()
         last = {shard.name: shard for shard in self.shards}  # one written again after a crash counts once
-        ordered = [last[name] for name in sorted(last)]
-        self.manifest = self._expected.model_copy(
-            update={
-                "shards": ordered,
-                "counts": counts,
-                "complete": True,
-                "started": _timestamp(self._started),
-                "finished": _timestamp(time.time()),
-                "seconds": round(time.time() - self._started, 3),
-            }
-        )
-        write_text(self.path / MANIFEST, self.manifest.model_dump_json(indent=2) + "\n")
-        (self.path / JOURNAL).unlink(missing_ok=True)
+        update = {
+            "shards": [last[name] for name in sorted(last)],
+            "counts": counts,
+            "complete": True,
+            "started": _timestamp(self._started),
+            "finished": _timestamp(time.time()),
+            "seconds": round(time.time() - self._started, 3),
+        }
+        self.manifest = self._ranks.once(f"{self.path.name}: finish", lambda: self._write(update))
         return self.manifest
+
+    def _open(self) -> list[Shard]:
+        self.path.mkdir(parents=True, exist_ok=True)
+        if read_manifest(self.path) is None:
+            write_text(self.path / MANIFEST, self._expected.model_dump_json(indent=2) + "\n")
+        return self._read_journals()
+
+    def _write(self, update: Mapping[str, Any]) -> Manifest:
+        manifest = self._expected.model_copy(update=update)
+        write_text(self.path / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
+        for journal in self.path.glob(JOURNALS):
+            journal.unlink()
+        return manifest
 
     def _check(self, found: Manifest) -> None:
         if found.fingerprint == self._expected.fingerprint:
@@ -144,26 +169,34 @@ class Stage:
             f"give the new run its own --name, or make this stage and what follows again with --redo"
         )
 
-    def _read_journal(self) -> list[Shard]:
+    def _read_journals(self) -> list[Shard]:
         """Shards of an interrupted stage; a line torn by the interruption, or a file that is gone, is made again."""
-        with contextlib.suppress(FileNotFoundError):
-            remove_leftovers(self.path)
-            shards: list[Shard] = []
-            for line in (self.path / JOURNAL).read_text(encoding="utf-8").splitlines():
-                with contextlib.suppress(ValidationError):
-                    shard = Shard.model_validate_json(line)
-                    if (self.path / shard.name).exists():
-                        shards.append(shard)
-            write_text(self.path / JOURNAL, "".join(shard.model_dump_json() + "\n" for shard in shards))
-            return shards
-        return []
+        remove_leftovers(self.path)
+        shards: dict[str, Shard] = {}
+        journals = sorted(self.path.glob(JOURNALS))
+        for line in [line for journal in journals for line in journal.read_text(encoding="utf-8").splitlines()]:
+            with contextlib.suppress(ValidationError):
+                shard = Shard.model_validate_json(line)
+                if (self.path / shard.name).exists():
+                    shards[shard.name] = shard
+        if journals:
+            write_text(self.path / JOURNAL, "".join(shard.model_dump_json() + "\n" for shard in shards.values()))
+        for journal in journals:  # of ranks that may not come back: their lines stand in the first one now
+            if journal.name != JOURNAL:
+                journal.unlink()
+        return list(shards.values())
 
 
 class Run:
-    """A run folder and the recipe that made it."""
+    """A run folder and the recipe that made it, and the ranks that work on it."""
 
-    def __init__(self, path: Path, recipe: Recipe) -> None:
-        self.path, self.recipe = path, recipe
+    def __init__(self, path: Path, recipe: Recipe, ranks: Ranks | None = None) -> None:
+        """Open a run.
+
+        Args:
+            ranks: None: this process alone.
+        """
+        self.path, self.recipe, self.ranks = path, recipe, ranks or Ranks()
 
     def save_recipe(self) -> None:
         """Write the resolved recipe into the folder; called once the lock is held and no stage objects to it."""
@@ -185,29 +218,46 @@ class Run:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the run folder for this process.
+        """Hold the run folder for the ranks of this run: rank 0 takes it, the others hold it with rank 0.
 
         Raises:
-            RunError: another process holds it.
+            RunError: another process holds it, such as a rank of an earlier start; or a rank does not see it.
         """
+        with contextlib.ExitStack() as held:
+            holder = self.ranks.once("the run folder", lambda: self._hold(held))
+            if not self.ranks.first:
+                self._hold_too(held, holder)
+            self.ranks.barrier("the run folder")
+            yield
+
+    def _hold(self, held: contextlib.ExitStack) -> str:
         self.path.mkdir(parents=True, exist_ok=True)
-        file = (self.path / ".lock").open("a+", encoding="utf-8")
+        file = held.enter_context((self.path / ".lock").open("a+", encoding="utf-8"))
+        holder = f"process {os.getpid()} on {socket.gethostname()}"
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            holder = file.read().strip() or "another process"
-            file.close()
-            raise RunError(f"{self.path}: in use by {holder}; wait for it, or give this run its own --name") from None
-        try:
-            file.truncate(0)
-            file.write(f"process {os.getpid()}")
-            file.flush()
-            remove_leftovers(self.path)
-            yield
-        finally:
-            file.truncate(0)
-            file.close()
+            other = file.read().strip() or "another process"
+            raise RunError(f"{self.path}: in use by {other}; wait for it, or give this run its own --name") from None
+        held.callback(file.truncate, 0)
+        file.truncate(0)
+        file.write(holder)
+        file.flush()
+        remove_leftovers(self.path)
+        if self.ranks.world > 1:
+            fcntl.flock(file, fcntl.LOCK_SH)
+        return holder
+
+    def _hold_too(self, held: contextlib.ExitStack, holder: str) -> None:
+        """A rank that outlives the others keeps a second start out, which would find files still being written."""
+        file = self.path / ".lock"
+        if not file.exists() or file.read_text(encoding="utf-8") != holder:
+            raise RunError(
+                f"{self.path}: rank {self.ranks.rank} on {socket.gethostname()} sees another folder than rank 0; "
+                "keep the runs on a disk that all machines share"
+            )
+        fcntl.flock(held.enter_context(file.open(encoding="utf-8")), fcntl.LOCK_SH)
 
     def folder(self, name: str, hook_point: str | None = None) -> Path:
         """Path of a stage's folder: `activations` and `batches` have one for each hook point."""
