@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from monosem.errors import SaeError
 from monosem.kernels import Pattern, Workspace, choose
 from monosem.sae.codes import Codes, padded
+from monosem.sae.exchange import ALONE, Exchange
 from monosem.sae.initialise import Statistics, block_orthogonal
 from monosem.sae.sparsity import Encoder, Selection, exceeded, make_sparsity
 
@@ -21,6 +22,8 @@ Normalisation = Literal["layer", "dataset", "none"]
 LAYER_EPS = 1e-6
 START_ROWS = 256
 SMALLEST_START = 1e-3
+BY_LATENT = ("W_enc", "b_enc", "W_dec", "log_threshold")
+"""Parameters with one row for each latent."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ class Rebuilt(NamedTuple):
     x_hat: Tensor
     """[B, d] float32, raw units."""
     active: int
-    """Active entries of all codes."""
+    """Active entries of all codes; of those this process has, where latents are spread over several."""
 
 
 class Standardised(NamedTuple):
@@ -109,6 +112,8 @@ class Autoencoder(nn.Module):
             decoder's overshoots less.
         b_pre: [d] start of the shared bias, in normalised space (the mean or the geometric median of normalised
             activations; with `dataset`, zero is the store's mean). None: zero.
+        exchange: with other processes, each of which holds some of the latents: `config` says what all are together,
+            the parameters have the rows of this one's. `reconstruct` and training then are calls of all of them.
 
     Raises:
         SaeError: `dataset` normalisation without statistics, or statistics or b_pre of another width.
@@ -126,6 +131,7 @@ class Autoencoder(nn.Module):
         b_pre: Tensor | None = None,
         encoder_norm: float = 1.0,
         threshold: float | None = 0.1,
+        exchange: Exchange = ALONE,
     ) -> None:
         super().__init__()
         if (config.normalisation == "dataset") != (statistics is not None):
@@ -133,19 +139,22 @@ class Autoencoder(nn.Module):
         for name, vector in (("the mean", statistics and statistics.mean), ("b_pre", b_pre)):
             if vector is not None and vector.shape != (config.d,):
                 raise SaeError(f"{name} has shape {list(vector.shape)}, expected [{config.d}]")
-        self.config = config
-        self.sparsity = make_sparsity(config.sparsity, config.k)
+        self.config, self.exchange = config, exchange
+        self.sparsity = make_sparsity(config.sparsity, config.k, exchange=exchange)
+        own = exchange.latents(config.n)
         dictionary = (
-            torch.empty(config.n, config.d) if generator is None else block_orthogonal(config.n, config.d, generator)
+            torch.empty(len(own), config.d)
+            if generator is None
+            else block_orthogonal(config.n, config.d, generator, own)
         )
         self.W_enc = nn.Parameter(dictionary * encoder_norm)
-        self.b_enc = nn.Parameter(torch.zeros(config.n))
+        self.b_enc = nn.Parameter(torch.zeros(len(own)))
         self.W_dec = nn.Parameter(dictionary)
         self.b_pre = nn.Parameter(torch.zeros(config.d) if b_pre is None else b_pre.detach().float().clone())
         self.log_threshold = None
         if config.sparsity == "jumprelu":
             self.log_threshold = nn.Parameter(
-                torch.full((config.n,), torch.nan if threshold is None else threshold).log()
+                torch.full((len(own),), torch.nan if threshold is None else threshold).log()
             )
         # batchtopk: what a pre-activation must exceed outside of training; follows the batches
         self.register_buffer("threshold", torch.zeros(()) if config.sparsity == "batchtopk" else None)
@@ -194,13 +203,13 @@ class Autoencoder(nn.Module):
         """`decode(encode(x, exact=False))`, for when nobody looks at the codes."""
         z, mean, std = self.normalise(x)
         selection, values = self._active(z, exact=False)
-        output = choose(z.device).decode(values, selection.pattern, self.W_dec)
+        output = self.exchange.add_up(choose(z.device).decode(values, selection.pattern, self.W_dec))()
         return Rebuilt(self._denormalised(output, mean, std), int((values != 0).sum()))
 
     def like(self) -> "Autoencoder":
         """Another SAE of the same shape, statistics and threshold, on the same device; its weights are unset."""
         statistics = Statistics(self.mean, float(self.scale)) if self.config.normalisation == "dataset" else None
-        other = Autoencoder(self.config, statistics=statistics).to(self.W_enc.device)
+        other = Autoencoder(self.config, statistics=statistics, exchange=self.exchange).to(self.W_enc.device)
         if other.threshold is not None and self.threshold is not None:
             other.threshold.copy_(self.threshold)
         return other
@@ -226,9 +235,10 @@ class Autoencoder(nn.Module):
         """
         if self.log_threshold is None or not bool(self.log_threshold.isnan().any()):
             return
-        rows = min(START_ROWS, len(z))
-        sample = z[torch.arange(rows, device=z.device) * len(z) // rows]
-        self.log_threshold.fill_(max(exceeded(sample, self.encoder(), self.config.k), SMALLEST_START)).log_()
+        rows = min(START_ROWS, self.exchange.whole(len(z)))
+        sample = z[self.exchange.evenly(rows, len(z), z.device)]
+        start = exceeded(sample, self.encoder(), self.config.k, self.exchange)
+        self.log_threshold.fill_(max(start, SMALLEST_START)).log_()
 
     def encoder(self) -> Encoder:
         """The encoder's weights outside autograd, thresholds as they are compared with."""

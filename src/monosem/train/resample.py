@@ -33,18 +33,23 @@ def resample(step: TrainStep, batches: Iterable[Tensor], generator: torch.Genera
         generator: decides the draw.
     """
     dead = step.dead.dead()
-    if not len(dead):
+    weights, exchange = step.updater.weights, step.sae.exchange
+    spread = exchange.each(len(dead))
+    if not sum(spread):
         return 0
-    rows = _draw(step, batches, len(dead), generator)
+    rows = _draw(step, batches, sum(spread), generator)
+    drawn, before = len(rows), sum(spread[: exchange.latent.rank])
+    rows = rows[before : before + len(dead)]
     dead = dead[: len(rows)]
-    weights, sae = step.updater.weights, step.sae
-    live = torch.ones(sae.config.n, dtype=torch.bool, device=dead.device)
+    live = torch.ones_like(weights["b_enc"], dtype=torch.bool)
     live[dead] = False
-    norm = weights["W_enc"][live].norm(dim=1).mean() if bool(live.any()) else weights["W_enc"].norm(dim=1).mean()
+    live = exchange.gather_latents(live)
+    norms = exchange.gather_latents(weights["W_enc"].norm(dim=1))
+    norm = norms[live].mean() if bool(live.any()) else norms.mean()
     directions = rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-12)
     start = {"W_dec": directions, "W_enc": ENCODER_SHARE * norm * directions, "b_enc": torch.zeros_like(rows[:, 0])}
     if "log_threshold" in weights:
-        start["log_threshold"] = weights["log_threshold"][live].median().expand(len(dead))
+        start["log_threshold"] = exchange.gather_latents(weights["log_threshold"])[live].median().expand(len(dead))
     for name, value in start.items():
         weights[name][dead] = value
         for moment in step.updater.moments[name]:
@@ -52,25 +57,31 @@ def resample(step: TrainStep, batches: Iterable[Tensor], generator: torch.Genera
         if step.average is not None:
             step.average.weights[name][dead] = value
     step.dead.silent_for[dead] = 0
-    return len(dead)
+    return drawn
 
 
 def _draw(step: TrainStep, batches: Iterable[Tensor], count: int, generator: torch.Generator) -> Tensor:
     """[count, d] normalised activations, without replacement, weighted by the square of their loss.
 
-    The largest log(u) / weight win (Efraimidis and Spirakis, 2006, "Weighted random sampling with a reservoir").
+    Every data rank looks at a part of each batch. The largest log(u) / weight win (Efraimidis and Spirakis, 2006,
+    "Weighted random sampling with a reservoir").
     """
     sae, sparsity = step.sae, step.sae.sparsity
-    best = None
+    exchange, best = sae.exchange, None
     for x in batches:
         z = sae.normalise(x.to(sae.W_enc.device)).z
         kernels = choose(z.device)
         selection = sparsity.select(kernels, z, sae.encoder(), step.workspace, exact=False)
         values = sparsity.activate(selection, sae.encoder())
-        loss = (kernels.decode(values, selection.pattern, step.updater.weights["W_dec"]) - z).square().sum(1).double()
-        uniform = torch.rand(len(z), generator=generator, dtype=torch.float64).to(z.device)
+        output = exchange.add_up(kernels.decode(values, selection.pattern, step.updater.weights["W_dec"]))()
+        loss = (output - z).square().sum(1).double()
+        uniform = torch.rand(exchange.whole(len(z)), generator=generator, dtype=torch.float64).to(z.device)
+        uniform = uniform[exchange.data.rank * len(z) :][: len(z)]
         fresh = _Drawn(uniform.log() / loss.square().clamp_min(1e-300), z)
         both = fresh if best is None else _Drawn(torch.cat([best.keys, fresh.keys]), torch.cat([best.rows, fresh.rows]))
         kept = torch.topk(both.keys, min(count, len(both.keys))).indices
         best = _Drawn(both.keys[kept], both.rows[kept])
-    return best.rows if best is not None else step.sae.W_enc.new_empty(0, sae.config.d)
+    if best is None:
+        return step.sae.W_enc.new_empty(0, sae.config.d)
+    keys, rows = exchange.gather_data(best.keys), exchange.gather_data(best.rows)
+    return rows[torch.topk(keys, min(count, len(keys))).indices] if exchange.data.ranks > 1 else rows
