@@ -50,7 +50,13 @@ PIPELINE = (
         "Shuffle the activations and split off validation sentences.",
         shared=True,
     ),
-    Step("train", "sae", "monosem.train.loop", "Train the sparse autoencoder; goes on from its last checkpoint."),
+    Step(
+        "train",
+        "sae",
+        "monosem.train.loop",
+        "Train the sparse autoencoder; goes on from its last checkpoint.",
+        shared=True,
+    ),
     Step(
         "finetune",
         "finetune",

@@ -119,7 +119,7 @@ class Ranks:
         if self.world > 1:
             import torch.distributed as dist
 
-            with self._naming(what):
+            with self.naming(what):
                 dist.monitored_barrier(self._group, timedelta(seconds=seconds), wait_all_ranks=True)
 
     def broadcast(self, what: str, value: T) -> T:
@@ -130,7 +130,7 @@ class Ranks:
 
         self.barrier(what)
         values = [value]
-        with self._naming(what):
+        with self.naming(what):
             dist.broadcast_object_list(values, src=0, group=self._group)
         return values[0]
 
@@ -142,7 +142,7 @@ class Ranks:
 
         self.barrier(what)
         values: list[Any] = [None] * self.world
-        with self._naming(what):
+        with self.naming(what):
             dist.all_gather_object(values, value, group=self._group)
         return values
 
@@ -179,8 +179,8 @@ class Ranks:
         return Counter(f"{what}/{next(self._serial)}", self._store)
 
     @contextlib.contextmanager
-    def _naming(self, what: str) -> Iterator[None]:
-        """One line for whatever torch.distributed says of a rank that is gone."""
+    def naming(self, what: str) -> Iterator[None]:
+        """One line for whatever torch.distributed says of a rank that is gone; `what` names the place."""
         try:
             yield
         except RuntimeError as error:

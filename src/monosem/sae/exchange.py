@@ -32,6 +32,10 @@ class Exchange:
         self.data, self.latent = data, latent
 
     @property
+    def alone(self) -> bool:
+        return self.data.ranks == self.latent.ranks == 1
+
+    @property
     def first(self) -> bool:
         """Whether its latents are the first: what all latent ranks know alike is counted there."""
         return self.latent.rank == 0
@@ -45,6 +49,12 @@ class Exchange:
         """Which of `n` latents it holds; `n` divides by the latent ranks."""
         size = n // self.latent.ranks
         return range(self.latent.rank * size, (self.latent.rank + 1) * size)
+
+    def reads(self, batch: int) -> range:
+        """Which rows of a whole batch it reads, which divides by the processes; those of a data rank are neighbours."""
+        size = batch // (self.data.ranks * self.latent.ranks)
+        first = (self.data.rank * self.latent.ranks + self.latent.rank) * size
+        return range(first, first + size)
 
     def whole(self, rows: int) -> int:
         """Activations of the whole batch, of which each data rank has `rows`."""
@@ -61,6 +71,10 @@ class Exchange:
     def each(self, number: int) -> list[int]:
         """The number of every latent rank."""
         return [number]
+
+    def most(self, number: int) -> Callable[[], int]:
+        """The largest number of all processes, on its way."""
+        return lambda: number
 
     def total(self, numbers: Sequence[float]) -> list[float]:
         """Sums over all processes."""

@@ -59,13 +59,23 @@ class Piece(NamedTuple):
 class Loader:
     """Iterates batches forever; the same batches for the same seed, whatever the number of workers."""
 
-    def __init__(self, folder: Path, batch: int, seed: int, workers: int = 2, cursor: Cursor | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        batch: int,
+        seed: int,
+        workers: int = 2,
+        cursor: Cursor | None = None,
+        only: range | None = None,
+    ) -> None:
         """Open a `batches` folder and check its shards.
 
         Args:
             batch: rows of a batch.
             workers: threads that read ahead. 0: read when asked.
             cursor: where to begin. None: at the beginning.
+            only: the rows of every batch that are read, where other processes read the others; cursors are those of
+                whole batches. None: all.
 
         Raises:
             StoreError: the stage is not complete, or a shard is missing or damaged.
@@ -77,7 +87,7 @@ class Loader:
         # a shard of the cache takes room on the disk as long as it is open
         most = FAR_OPEN_FILES if any(map(is_far, self._places)) else OPEN_FILES
         self._open = lru_cache(most)(lambda number: ShardFile(self._places[number]))
-        self._batch, self._seed, self._workers = batch, seed, workers
+        self._batch, self._seed, self._workers, self._only = batch, seed, workers, only or range(batch)
         cursor = cursor or Cursor()
         self._batches = self._read_ahead(cursor)
         first = self._open(self._shard_at(cursor.epoch, cursor.shard))
@@ -102,7 +112,8 @@ class Loader:
         """Batches from `cursor` on."""
         pinned = torch.cuda.is_available()
         buffers = [
-            torch.empty((self._batch, self.d), dtype=self.dtype, pin_memory=pinned) for _ in range(self._workers + 2)
+            torch.empty((len(self._only), self.d), dtype=self.dtype, pin_memory=pinned)
+            for _ in range(self._workers + 2)
         ]
         plan = self._plan(cursor)
         if not self._workers:
@@ -137,7 +148,7 @@ class Loader:
                 piece, cursor = self._next_piece(cursor, missing)
                 pieces.append(piece)
                 missing -= piece.rows
-            yield cursor, pieces
+            yield cursor, _within(pieces, self._only)
 
     def _next_piece(self, cursor: Cursor, most: int) -> tuple[Piece, Cursor]:
         """The rest of the cursor's block, or `most` rows of it; and the place behind."""
@@ -191,6 +202,17 @@ def _in_order(folder: Path, prefix: str, batch: int, limit: int | None) -> Itera
         left -= rows
         for start in range(0, rows, batch):
             yield file.activations(start, min(start + batch, rows))
+
+
+def _within(pieces: list[Piece], rows: range) -> list[Piece]:
+    """What of `pieces`, laid end to end, falls into `rows`."""
+    kept, place = [], 0
+    for shard, start, count in pieces:
+        first, last = max(rows.start - place, 0), min(rows.stop - place, count)
+        if first < last:
+            kept.append(Piece(shard, start + first, last - first))
+        place += count
+    return kept
 
 
 @lru_cache(maxsize=16)

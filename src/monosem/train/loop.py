@@ -19,11 +19,14 @@ from monosem import progress
 from monosem.errors import TrainingError
 from monosem.run import Run, Stage
 from monosem.sae.autoencoder import Autoencoder
+from monosem.sae.exchange import ALONE, Exchange
 from monosem.store import prepare
 from monosem.store.loader import Batch, Cursor, Loader, training, validation
 from monosem.store.shards import open_shards
 from monosem.store.stats import Statistics
-from monosem.train.settings import new_sae, seed_of
+from monosem.train.lockstep import Feed, Gathered, Wish
+from monosem.train.parallel import Together, exchange_of, mesh_of
+from monosem.train.settings import device_of, new_sae, seed_of
 from monosem.train.trainer import Data, Trainer
 
 MEDIAN_ROWS = 65_536  # activations that a geometric median is taken of
@@ -40,8 +43,18 @@ def open_stage(run: Run) -> Stage:
     return run.stage(run.folder("sae"), part, [prepare.open_stage(run, recipe.hook_point)])
 
 
+def check(run: Run, verbs: Sequence[str], _redo: str | None) -> None:
+    """Whether the ranks that were started can train together.
+
+    Raises:
+        RecipeError: as `parallel.mesh_of`.
+    """
+    if "train" in verbs:
+        mesh_of(run.recipe, run.ranks.world)
+
+
 def make(run: Run) -> Stage:
-    """Train the SAE, or go on from the last checkpoint.
+    """Train the SAE, or go on from the last checkpoint; all ranks of the run call this.
 
     Raises:
         RunError: the batches have not been made.
@@ -51,29 +64,34 @@ def make(run: Run) -> Stage:
     if stage.complete:
         return stage
     prepare.open_stage(run, run.recipe.hook_point).require()
-    stage.begin()
-    trainer = open_trainer(run, stage)
+    stage.begin(run.ranks)
+    exchange = exchange_of(run.recipe, run.ranks)
+    trainer = open_trainer(run, stage, exchange=exchange)
     try:
-        drive([trainer], open_loader(run, trainer.cursor))
+        drive([trainer], open_loader(run, trainer.cursor, exchange))
         trainer.finish()
     finally:
         trainer.close()
     return stage
 
 
-def open_loader(run: Run, cursor: Cursor) -> Loader:
-    """The batches of a run's training set from `cursor` on."""
+def open_loader(run: Run, cursor: Cursor, exchange: Exchange = ALONE) -> Feed:
+    """The batches of a run's training set from `cursor` on; of several data ranks, this one's part of them."""
     train = run.recipe.train
     folder = run.folder("batches", run.recipe.hook_point)
     seed = seed_of(run.recipe) if train.order_seed is None else train.order_seed
-    return Loader(folder, train.batch, seed, train.workers, cursor)
+    if not isinstance(exchange, Together):
+        return Loader(folder, train.batch, seed, train.workers, cursor)
+    own = Loader(folder, train.batch, seed, train.workers, cursor, exchange.reads(train.batch))
+    return Gathered(own, exchange, device_of(run.recipe, run.ranks))
 
 
-def open_trainer(run: Run, stage: Stage, *, console: bool = True) -> Trainer:
+def open_trainer(run: Run, stage: Stage, *, console: bool = True, exchange: Exchange = ALONE) -> Trainer:
     """A trainer for the run's SAE, at its last checkpoint if there is one.
 
     Args:
         console: whether its figures are printed as they come.
+        exchange: with the trainers of the other ranks.
 
     Raises:
         TrainingError: the checkpoint is damaged, or there is too little data.
@@ -83,20 +101,20 @@ def open_trainer(run: Run, stage: Stage, *, console: bool = True) -> Trainer:
     batches = prepare.open_stage(run, recipe.hook_point).manifest
 
     def ahead(cursor: Cursor) -> Iterator[Tensor]:
-        with contextlib.closing(open_loader(run, cursor)) as loader:
+        with contextlib.closing(open_loader(run, cursor, exchange)) as loader:
             for batch in loader:
                 yield batch.x
 
     def fresh() -> Autoencoder:
         sample = _sample(folder) if recipe.sae.b_pre == "geometric_median" else torch.empty(0, 0)
-        return new_sae(recipe, Statistics.load(folder), sample, batches.counts["norm_threshold"])
+        return new_sae(recipe, Statistics.load(folder), sample, batches.counts["norm_threshold"], exchange)
 
     data = Data(
         rows=rows_in(run),
         held_out=lambda: validation(folder, train.batch, train.validation_tokens),
         ahead=ahead,
     )
-    return Trainer(run, stage, data, fresh, console=console)
+    return Trainer(run, stage, data, fresh, console=console, exchange=exchange)
 
 
 def rows_in(run: Run) -> int:
@@ -107,7 +125,7 @@ def rows_in(run: Run) -> int:
 Dropped = Callable[[Trainer, TrainingError], None]
 
 
-def drive(trainers: Sequence[Trainer], loader: Loader, dropped: Dropped | None = None) -> None:
+def drive(trainers: Sequence[Trainer], loader: Feed, dropped: Dropped | None = None) -> None:
     """Make all steps that are left of every trainer, each batch being read and normalised once.
 
     Args:
@@ -123,8 +141,8 @@ def drive(trainers: Sequence[Trainer], loader: Loader, dropped: Dropped | None =
     total, begun = max(t.plan.total_steps for t in trainers), min(t.state.step for t in trainers)
     verb = f"going on after step {begun:,}" if begun else "training"
     progress.note(f"  {verb}: {total:,} steps over {loader.rows:,} activations")
-    bar = progress.progress("train", total, "steps", begun)
-    with contextlib.closing(loader), stop_signals() as stopped, bar as advance:
+    bar, stop = progress.progress("train", total, "steps", begun), Wish(trainers[0].exchange)
+    with contextlib.closing(loader), contextlib.closing(stop), stop_signals() as stopped, bar as advance:
         for step in range(begun, total):
             if not going:
                 break
@@ -138,10 +156,10 @@ def drive(trainers: Sequence[Trainer], loader: Loader, dropped: Dropped | None =
                     _train(trainer, batch, standardised[how], dropped)
             going = [trainer for trainer in going if not trainer.done]
             advance(1)
-            if stopped:
+            if signalled := stop.heard(stopped[0] if stopped else 0):
                 for trainer in going:
                     trainer.save()
-                name = signal.Signals(stopped[0]).name
+                name = signal.Signals(signalled).name
                 progress.note(f"  stopped by {name}; checkpoint at step {step + 1:,}")
                 raise KeyboardInterrupt
 

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from monosem.errors import TrainingError
+from monosem.ranks import Ranks
 from monosem.recipe import Recipe
 from monosem.sae.autoencoder import Autoencoder, SaeConfig
+from monosem.sae.exchange import ALONE, Exchange
 from monosem.sae.initialise import dataset_statistics, geometric_median
 from monosem.sae.losses import AuxK
 from monosem.sae.nested import Nested
@@ -58,9 +60,9 @@ def seed_of(recipe: Recipe) -> int:
     return recipe.seed if recipe.train.seed is None else recipe.train.seed
 
 
-def device_of(recipe: Recipe) -> torch.device:
-    """Where training runs."""
-    name = recipe.train.device
+def device_of(recipe: Recipe, ranks: Ranks | None = None) -> torch.device:
+    """Where training runs; each rank of a machine has a GPU of its own. ranks: None: this process alone."""
+    name = (ranks or Ranks()).device(recipe.train.device)
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
 
 
@@ -121,13 +123,20 @@ def _penalty(recipe: Recipe, steps: int) -> Penalty | None:
     )
 
 
-def new_sae(recipe: Recipe, statistics: Statistics, sample: Tensor, norm_threshold: float | None) -> Autoencoder:
+def new_sae(
+    recipe: Recipe,
+    statistics: Statistics,
+    sample: Tensor,
+    norm_threshold: float | None,
+    exchange: Exchange = ALONE,
+) -> Autoencoder:
     """The untrained SAE of a recipe.
 
     Args:
         statistics: of the training set.
         sample: [S, d] raw activations, for a geometric median.
         norm_threshold: activations with a larger norm are not in the training set.
+        exchange: with the processes that hold the other latents.
     """
     config = SaeConfig(
         d=len(statistics.mean),
@@ -149,6 +158,7 @@ def new_sae(recipe: Recipe, statistics: Statistics, sample: Tensor, norm_thresho
         known,
         encoder_norm=ENCODER_NORMS.get(config.sparsity, ENCODER_NORM) if norm is None else norm,
         threshold=recipe.sae.threshold,
+        exchange=exchange,
     )
     if recipe.sae.b_pre == "mean":
         centre = sae.standardise(mean[None].float()).y[0]

@@ -67,7 +67,7 @@ class BatchTopK(ReLU):
     def _places(self, found: Selection, entries: Tensor) -> Tensor:
         """Where entries stand in the whole batch, by vector, then by latent."""
         pattern, exchange = found.pattern, self._exchange
-        if exchange.latent.ranks == exchange.data.ranks == 1:
+        if exchange.alone:
             return entries
         row = torch.searchsorted(pattern.offsets, entries, right=True) - 1 + exchange.data.rank * pattern.rows
         latent = pattern.indices[entries] + exchange.latent.rank * pattern.n
