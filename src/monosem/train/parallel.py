@@ -7,7 +7,6 @@ dictionary's. Selection is exact, and equal values go to the lowest latent. Know
 
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,6 +20,7 @@ from monosem.sae import files
 from monosem.sae.autoencoder import BY_LATENT, Autoencoder
 from monosem.sae.exchange import ALONE, Exchange, Line, Pending
 from monosem.train.settings import device_of
+from monosem.train.traffic import Traffic
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -68,35 +68,6 @@ def exchange_of(recipe: Recipe, ranks: Ranks) -> Exchange:
 
     device = device_of(recipe, ranks)
     return Together(init_device_mesh(device.type, (data, latent), mesh_dim_names=("data", "latent")), device, ranks)
-
-
-@dataclass
-class Traffic:
-    """Bytes that this process has sent, by what for.
-
-    Of a ring, which is what gloo and NCCL make of large tensors: a sum sends each byte twice, less one share of it.
-    """
-
-    sent: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def total(self) -> int:
-        return sum(self.sent.values())
-
-    def gather(self, what: str, own: Tensor, ranks: int) -> None:
-        """Every rank's tensor goes to all."""
-        self._add(what, (ranks - 1) * own.nbytes)
-
-    def sum(self, what: str, tensor: Tensor, ranks: int) -> None:
-        """A tensor of all ranks is added up, and goes to all."""
-        self._add(what, 2 * (ranks - 1) * tensor.nbytes // ranks)
-
-    def swap(self, what: str, tensor: Tensor, ranks: int) -> None:
-        """Each rank gets a share of every rank's tensor."""
-        self._add(what, (ranks - 1) * tensor.nbytes // ranks)
-
-    def _add(self, what: str, count: int) -> None:
-        self.sent[what] = self.sent.get(what, 0) + count
 
 
 class Together(Exchange):
@@ -199,7 +170,7 @@ class Together(Exchange):
         gathered = own.new_empty((ranks * len(own), *own.shape[1:])) if out is None else out
         self.traffic.gather(what, own, ranks)
         with self._naming(what):  # as bytes, which every backend can move
-            work = dist.all_gather_into_tensor(_raw(gathered), _raw(own), group=group, async_op=True)
+            work = dist.all_gather_single(_raw(gathered), _raw(own), group=group, async_op=True)
         return self._pending(work, what, gathered, own)
 
     def gather_batch(self, own: Tensor, out: Tensor) -> Pending:
