@@ -23,7 +23,7 @@ from transformers import LlamaConfig
 from transformers import LlamaModel as TheirLlama
 
 from monosem import assets
-from monosem.capture import _batches
+from monosem.capture.reading import batches
 from monosem.lm.checkpoint import DTYPES, load_model
 from monosem.lm.llama import Block, Llama
 from monosem.lm.packed import Packed
@@ -87,7 +87,7 @@ def entered(ours: Llama, args: argparse.Namespace) -> dict[str, Contestant]:
     check(ours, theirs, point)
 
     def packed(sentences: Sentences) -> None:
-        for batch in _batches(torch.tensor([len(ids) for ids in sentences]).numpy(), ROWS):
+        for batch in batches(torch.tensor([len(ids) for ids in sentences]).numpy(), ROWS):
             ours.activations(Packed.pack([sentences[place] for place in batch]), [point])
 
     def in_order(sentences: Sentences) -> None:

@@ -72,3 +72,22 @@ def random_sae(
         sae.W_enc.add_(0.05 * torch.randn(N, D, generator=generator))
         sae.b_enc.copy_(0.1 * torch.randn(N, generator=generator))
     return sae
+
+
+SOURCE, OUTPUT = "1.resid_mid.norm", "1.mlp_out"
+
+
+def random_transcoder(*, skip: bool = True, norm_threshold: float | None = None) -> Autoencoder:
+    """An untrained transcoder between two places of the model; no bias is zero, nor is the skip."""
+    generator = torch.Generator().manual_seed(4)
+    x = random_activations()
+    statistics = dataset_statistics(x.mean(0), x.var(0))
+    config = SaeConfig(
+        D, N, K, hook_point=SOURCE, d_out=D, target_hook_point=OUTPUT, skip=skip, target_norm_threshold=norm_threshold
+    )
+    sae = Autoencoder(config, generator, statistics, target=statistics._replace(scale=2.0))
+    with torch.no_grad():
+        for parameter in (sae.b_enc, sae.b_dec, sae.W_skip):
+            if parameter is not None:
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return sae

@@ -1,10 +1,12 @@
 """Capture: the model's own activations, every token once, filters counted, the same bytes after any interruption."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +20,9 @@ from interrupted import contents, make_with_kills
 from safetensors.torch import load_file, save_file
 
 from monosem import capture
-from monosem.capture import keep, units
+from monosem.capture import units
+from monosem.capture.reading import Captured, batches
+from monosem.capture.writing import Writer, drops
 from monosem.corpus import sentences, tokens
 from monosem.corpus.sentences import Sentences
 from monosem.errors import ModelError, RunError, StoreError
@@ -27,6 +31,7 @@ from monosem.lm.source import open_model
 from monosem.recipe import Recipe
 from monosem.run import Run, Stage
 from monosem.store import disk, shards
+from monosem.store.encoding import Format
 from monosem.store.shards import Rows
 
 POINTS = ("1.resid_post", "0.mlp_out")
@@ -101,7 +106,8 @@ def test_shards_hold_whole_sentences_and_are_counted(tmp_path: Path, settings: d
 
 def test_filters_leave_out_what_they_say(tmp_path: Path, settings: dict[str, dict[str, object]]) -> None:
     whole = stored(capture.make(run_of(tmp_path / "whole", settings)))
-    stage = capture.make(run_of(tmp_path / "filtered", settings, max_norm_ratio=1.05, drop_first=True))
+    run = run_of(tmp_path / "filtered", settings, hook_points=POINTS[:1], max_norm_ratio=1.05, drop_first=True)
+    stage = capture.make(run)
     counts, kept = stage.manifest.counts, stored(stage)
     norms = whole.activations.norm(dim=1)
     assert counts["norm_threshold"] == pytest.approx(1.05 * counts["median_norm"])
@@ -144,27 +150,57 @@ def test_sinks_that_are_kept_are_left_out_of_the_figure(
     tmp_path: Path, settings: dict[str, dict[str, object]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = capture.make(run_of(tmp_path / "plain", settings, dtype="int8")).manifest.counts
-    put = capture.Captured.put
+    put = Captured.put
 
-    def with_sinks(self: capture.Captured, rows: torch.Tensor, x: torch.Tensor) -> None:
+    def with_sinks(self: Captured, rows: torch.Tensor, x: torch.Tensor) -> None:
         put(self, rows, torch.where((rows % 25 == 0)[:, None], 100 * x, x))
 
-    monkeypatch.setattr(capture.Captured, "put", with_sinks)
+    monkeypatch.setattr(Captured, "put", with_sinks)
     stage = capture.make(run_of(tmp_path / "sinks", settings, dtype="int8"))
     assert stage.manifest.counts["added_fvu"] == pytest.approx(plain["added_fvu"], rel=0.05)
     assert stored(stage).activations.norm(dim=1).max() > 20 * stage.manifest.counts["median_norm"]
 
 
 def test_one_more_hook_point_leaves_the_first_alone(tmp_path: Path, settings: dict[str, dict[str, object]]) -> None:
-    both = run_of(tmp_path / "both", settings)
+    both = run_of(tmp_path / "both", settings, paired=False)
     capture.make(both)
     first = run_of(tmp_path / "later", settings, hook_points=POINTS[:1])
     stage = capture.make(first)
-    later = run_of(tmp_path / "later", settings)
+    later = run_of(tmp_path / "later", settings, paired=False)
     assert not capture.open_stage(later).complete
     assert capture.make(later).manifest == stage.manifest
     assert capture.open_stage(later).complete
     assert contents(tmp_path / "later" / "activations") == contents(tmp_path / "both" / "activations")
+
+
+def test_what_one_hook_point_drops_is_dropped_at_all(tmp_path: Path, settings: dict[str, dict[str, object]]) -> None:
+    ratio = {"max_norm_ratio": 1.05}
+    apart, joint = (run_of(tmp_path / str(paired), settings, **ratio, paired=paired) for paired in (False, True))
+    capture.make(apart)
+    capture.make(joint)
+
+    def tokens_of(run: Run, point: str) -> set[tuple[int, int]]:
+        rows = stored(capture.open_stage(run, point).require())
+        return set(zip(rows.sentence.tolist(), rows.position.tolist(), strict=True))
+
+    one, other = (tokens_of(apart, point) for point in POINTS)
+    assert one != other
+    assert tokens_of(joint, POINTS[0]) == tokens_of(joint, POINTS[1]) == one & other
+    for point, own in zip(POINTS, (one, other), strict=True):
+        found, alone = (capture.open_stage(run, point).manifest.counts for run in (joint, apart))
+        assert found["dropped_norm"] == alone["dropped_norm"]
+        assert found["dropped_elsewhere"] == len(own) - len(one & other) > 0
+        assert alone["dropped_elsewhere"] == 0
+        assert found["tokens"] == found["rows"] + found["dropped_norm"] + found["dropped_elsewhere"]
+    first = [stored(capture.open_stage(joint, point)) for point in POINTS]
+    for a, b in zip(first[0][1:], first[1][1:], strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_hook_point_cannot_join_a_pair_later(tmp_path: Path, settings: dict[str, dict[str, object]]) -> None:
+    capture.make(run_of(tmp_path / "run", settings, hook_points=POINTS[:1]))
+    with pytest.raises(RunError, match=r"made with another recipe .paired_with: the files have None"):
+        capture.make(run_of(tmp_path / "run", settings))
 
 
 def test_killed_anywhere_it_ends_with_the_same_bytes(tmp_path: Path, settings: dict[str, dict[str, object]]) -> None:
@@ -237,6 +273,41 @@ def test_a_hook_point_that_does_not_exist_is_named(tmp_path: Path, settings: dic
         capture.make(run_of(tmp_path / "run", settings, hook_points=("9.resid_post",)))
 
 
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_corpus(
+    tmp_path: Path, settings: dict[str, dict[str, object]], tiny_documents: list[dict[str, str]]
+) -> None:
+    peaks = []
+    # oneDNN keeps a kernel for each shape it has met: the default, 1,024 of them, a small corpus does not reach
+    environment = {
+        **os.environ,
+        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "8",
+        "LRU_CACHE_CAPACITY": "8",
+        "OMP_NUM_THREADS": "1",
+    }
+    for copies in (8, 32):
+        text = tmp_path / f"{copies}.jsonl"
+        text.write_text("".join(json.dumps(document) + "\n" for document in tiny_documents[:300] * copies))
+        corpus = {**settings["corpus"], "sources": [str(text)]}
+        run = run_of(tmp_path / str(copies), {**settings, "corpus": corpus}, batch_tokens=4096)
+        (tmp_path / "recipe.json").write_text(run.recipe.model_dump_json())
+        lines = f"""
+        import resource
+        from pathlib import Path
+        from monosem import capture
+        from monosem.recipe import Recipe
+        from monosem.run import Run
+        recipe = Recipe.model_validate_json(Path({str(tmp_path / "recipe.json")!r}).read_text())
+        capture.make(Run(Path({str(run.path)!r}), recipe))
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+        """
+        command = [sys.executable, "-c", textwrap.dedent(lines)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+        peaks.append(int(done.stdout))
+        assert len(capture.open_stage(run).shards) > 12 * copies // 8
+    assert peaks[1] < 1.05 * peaks[0], peaks  # to hold on to the rows would take 9 %
+
+
 def test_too_small_a_disk_is_said_before_the_first_shard(
     tmp_path: Path, settings: dict[str, dict[str, object]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -255,34 +326,60 @@ def test_without_sentences_the_error_names_their_folder(tmp_path: Path, settings
 def test_what_is_not_finite_is_left_out_and_counted_once() -> None:
     x = torch.ones(6, 4)
     x[1, 2], x[2, 0], x[3], x[4, 1] = float("nan"), float("inf"), 100.0, 1e5
-    position = torch.tensor([0, 1, 2, 3, 4, 0]).int()
-    rows = Rows(x.half(), torch.zeros(6).long(), position, torch.arange(6).int())
-    norms = x.norm(dim=1)
-    everything = keep(rows, norms, None, drop_first=False)
-    assert everything.rows.token.tolist() == [0, 3, 5]
-    assert (everything.dropped_first, everything.dropped_norm, everything.nonfinite) == (0, 0, 3)
+    position = torch.tensor([0, 1, 2, 3, 4, 0])
+    captured = Captured.empty(Format(torch.float16, torch.zeros(4)), 6, torch.device("cpu"))
+    captured.put(torch.arange(6), x)
+    plain = drops(captured, position, None, drop_first=False)
+    assert (~plain.any).nonzero().flatten().tolist() == [0, 3, 5]
+    assert [int(which.sum()) for which in plain] == [0, 0, 3]
     # 1e5 is beyond float16, but its norm is finite: it goes as a sink, not as a fault
-    filtered = keep(rows, norms, 50.0, drop_first=True)
-    assert filtered.rows.token.tolist() == []
-    assert (filtered.dropped_first, filtered.dropped_norm, filtered.nonfinite) == (2, 2, 2)
+    filtered = drops(captured, position, 50.0, drop_first=True)
+    assert bool(filtered.any.all())
+    assert [int(which.sum()) for which in filtered] == [2, 2, 2]
 
 
-@given(st.integers(0, 500), st.integers(1, 60), st.integers(1, 5))
-def test_units_cover_every_sentence_once_over_any_number_of_ranks(count: int, size: int, ranks: int) -> None:
-    found = [unit for rank in range(ranks) for unit in units(count, size, rank, ranks)]
-    covered = sorted(sentence for unit in found for sentence in range(unit.start, unit.stop))
-    assert covered == list(range(count))
-    assert sorted(found) == list(units(count, size))
+def test_who_brings_more_than_the_writers_take_waits_and_sees_their_errors() -> None:
+    begun, go_on = threading.Semaphore(0), threading.Event()
+    running = []
+
+    def piece(number: int) -> None:
+        running.append(number)
+        begun.release()
+        assert go_on.wait(10)
+
+    with Writer(threads=1, most=2) as writer:
+        for number in range(2):
+            writer.put(lambda number=number: piece(number))
+        begun.acquire()
+        assert (running, writer.waited < 0.2) == ([0], True)
+        threading.Timer(0.3, go_on.set).start()
+        writer.put(lambda: piece(2))
+        assert writer.waited > 0.2
+        writer.finish()
+        assert running == [0, 1, 2]
+
+    def fails() -> None:
+        raise StoreError("no room")
+
+    with pytest.raises(StoreError, match="no room"), Writer(threads=1, most=1) as writer:
+        for _ in range(3):
+            writer.put(fails)
+
+
+@given(st.integers(0, 500), st.integers(1, 60))
+def test_units_cover_every_sentence_once(count: int, size: int) -> None:
+    found = list(units(count, size))
+    assert [sentence for unit in found for sentence in range(unit.start, unit.stop)] == list(range(count))
     assert len({unit.name for unit in found}) == len(found)
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=60), st.integers(1, 120))
 def test_batches_are_of_near_equal_lengths_and_hold_each_sentence_once(lengths: list[int], most: int) -> None:
     sizes = np.array(lengths)
-    batches = list(capture._batches(sizes, most))
-    assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
-    assert all(len(batch) == 1 or sizes[batch].sum() <= most for batch in batches)
-    assert (np.diff(sizes[np.concatenate(batches)]) >= 0).all()
+    found = list(batches(sizes, most))
+    assert sorted(np.concatenate(found).tolist()) == list(range(len(lengths)))
+    assert all(len(batch) == 1 or sizes[batch].sum() <= most for batch in found)
+    assert (np.diff(sizes[np.concatenate(found)]) >= 0).all()
 
 
 @pytest.mark.model

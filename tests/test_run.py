@@ -1,5 +1,6 @@
 """The run folder: fingerprints, skipping, the journal of an interrupted stage, locks, atomic files."""
 
+import contextlib
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from torchrun import script, start
 
 from monosem import recipe
 from monosem.atomic import atomic_folder, atomic_path
@@ -191,3 +193,43 @@ def test_a_run_is_found_by_path_or_name(tmp_path: Path) -> None:
     assert Run.open(tmp_path / "demo").recipe == recipe.load(tmp_path / "demo" / "recipe.toml") == run.recipe
     with pytest.raises(RunError, match="not a run folder"):
         Run.open(tmp_path)
+
+
+def test_a_rank_that_outlives_the_others_keeps_the_folder(tmp_path: Path) -> None:
+    hold = f"""
+        from pathlib import Path
+        from monosem.recipe import Recipe
+        from monosem.run import Run
+        with Run(Path({str(tmp_path)!r}), Recipe(), ranks).lock():
+            print("held", flush=True)
+            if ranks.first:
+                os._exit(0)
+            input()
+        """
+    processes = start(script(hold), world=2)
+    with contextlib.ExitStack() as ended:
+        for process in processes:
+            ended.enter_context(process)
+            ended.callback(process.kill)
+        assert [process.stdout and process.stdout.readline() for process in processes] == ["held\n", "held\n"]
+        processes[0].wait()
+        with pytest.raises(RunError, match=f"in use by process {processes[0].pid} on"), Run(tmp_path, Recipe()).lock():
+            pass
+        processes[1].kill()
+        processes[1].wait()
+        with Run(tmp_path, Recipe()).lock():
+            pass
+
+
+def test_shards_of_several_ranks_are_one_stage(tmp_path: Path) -> None:
+    stage = opened(tmp_path)
+    stage.begin()
+    for number, journal in enumerate(("shards.jsonl", "shards-00001.jsonl", "shards-00007.jsonl")):
+        name = f"part-{number}"
+        (stage.path / name).write_text(name)
+        line = {"name": name, "rows": 1, "bytes": 6, "sha256": "x"}
+        (stage.path / journal).write_text(json.dumps(line) + "\n")
+    again = opened(tmp_path)
+    assert [shard.name for shard in again.begin()] == ["part-1", "part-2", "part-0"]
+    assert [file.name for file in stage.path.glob("*.jsonl")] == ["shards.jsonl"]
+    assert [shard.name for shard in again.finish().shards] == ["part-0", "part-1", "part-2"]

@@ -9,7 +9,20 @@ import tyro
 from monosem.recipe import Aggregation, Recipe
 
 RUNS = Path("runs")
-Verb = Literal["sentences", "capture", "prepare", "train", "examples", "explain", "evaluate", "report"]
+Verb = Literal[
+    "sentences",
+    "capture",
+    "prepare",
+    "train",
+    "codes",
+    "examples",
+    "coactivation",
+    "groups",
+    "explain",
+    "evaluate",
+    "score",
+    "report",
+]
 Mode = Literal["add", "clamp", "scale", "ablate"]
 
 
@@ -24,8 +37,36 @@ class StageArguments:
     """Folder that holds the run folders."""
     redo: Verb | None = None
     """Delete the files of this stage and of all that follow, then make them again."""
+    dry_run: bool = False
+    """Rehearse the recipe in minutes on a CPU: a random model of its width with two layers, few sentences and steps."""
     json: bool = False
     """Print the result as one JSON object."""
+
+
+@dataclass(frozen=True)
+class EstimateArguments:
+    """Foresee a run: disk, memory, time and money of every stage, before anything starts. Writes nothing.
+
+    Any key of the recipe may be given. A small corpus is read, of a large one a sample; of a hub's model and dataset
+    nothing but the model's `config.json` is fetched. What does not fit the machine is named, with the keys that would
+    change it, and the exit code is 2.
+
+    Example: monosem estimate recipes/llama-3.2-3b-reference.toml --gpus 8 --gpu rtx4090
+    """
+
+    target: tyro.conf.Positional[str]
+    """A recipe (`recipes/demo.toml`), a run folder (`runs/demo`), or the name of a run (`demo`)."""
+    recipe: Annotated[Recipe, tyro.conf.arg(name="")]
+    gpu: Literal["rtx4090", "a100", "h100", "h200"] | None = None
+    """The kind of GPU. None: the machine that this runs on."""
+    gpus: int = 1
+    """How many of them."""
+    measure: bool = False
+    """Load the model, time a few real steps here, and reckon with these."""
+    runs: Path = RUNS
+    """Folder that would hold the run, whose disk is looked at unless --gpu names another machine."""
+    json: bool = False
+    """Print the estimate as one JSON object."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +98,8 @@ class ShowArguments:
     """A run folder, or the name of a run."""
     latent: tyro.conf.Positional[int]
     """Number of the latent, from 0."""
-    aggregation: Aggregation = "max"
-    """Which ranking of sentences is shown."""
+    aggregation: Aggregation | Literal["quantile", "random"] = "max"
+    """Which sentences are shown: the best by an aggregation, some spread over its strength, or random ones."""
     top: int = 10
     """Sentences shown."""
     runs: Path = RUNS
@@ -81,6 +122,25 @@ class SearchArguments:
     """Folder that holds the run folders."""
     json: bool = False
     """Print the hits as a JSON list."""
+
+
+@dataclass(frozen=True)
+class NeighboursArguments:
+    """Show the latents that fire on the same tokens as one, or whose decoder rows point the same way."""
+
+    target: tyro.conf.Positional[str]
+    """A run folder, or the name of a run."""
+    latent: tyro.conf.Positional[int]
+    """Number of the latent, from 0."""
+    by: Literal["jaccard", "conditional", "reverse", "pmi", "cosine"] = "jaccard"
+    """`jaccard`: tokens with both over tokens with either; `conditional`: P(neighbour | latent); `reverse`: P(latent |
+    neighbour); `pmi`: pointwise mutual information; `cosine`: of the decoder rows."""
+    top: int = 10
+    """Neighbours listed."""
+    runs: Path = RUNS
+    """Folder that holds the run folders."""
+    json: bool = False
+    """Print the neighbours as one JSON object."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +211,44 @@ class ChatArguments:
     """Seed of the sampling: the same conversation gets the same answers."""
     max_new_tokens: int = 400
     """Most tokens of an answer."""
+    runs: Path = RUNS
+    """Folder that holds the run folders."""
+
+
+@dataclass(frozen=True)
+class TokensArguments:
+    """Read a text with the run's language model: the latents that fire at each of its tokens.
+
+    Example: monosem tokens demo "The Security Council met in New York." --top 3
+    """
+
+    target: tyro.conf.Positional[str]
+    """A run folder, or the name of a run."""
+    text: tyro.conf.Positional[str]
+    """The text; `-`: standard input."""
+    top: int = 5
+    """Latents listed at each token."""
+    runs: Path = RUNS
+    """Folder that holds the run folders."""
+    json: bool = False
+    """Print the tokens as a JSON list."""
+
+
+@dataclass(frozen=True)
+class AppArguments:
+    """Open a page on runs: explore latents, read texts, steer, follow training. On this machine, until Ctrl-C.
+
+    Needs `pip install "monosem[app]"`. A password comes from the environment, MONOSEM_PASSWORD, or is asked for.
+    """
+
+    targets: tyro.conf.Positional[tuple[str, ...]]
+    """Run folders, or names of runs."""
+    host: str = "127.0.0.1"
+    """Address to listen on. Others than 127.0.0.1 open the page to the network: give it a password."""
+    port: int = 7860
+    """0: any that is free."""
+    password: bool = False
+    """Ask for a password that the page then asks for."""
     runs: Path = RUNS
     """Folder that holds the run folders."""
 

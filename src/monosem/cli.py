@@ -19,8 +19,10 @@ import tyro
 from monosem import __version__, pipeline, progress, ranks, recipe, run
 from monosem.arguments import (
     RUNS,
+    AppArguments,
     ChatArguments,
     CompleteArguments,
+    EstimateArguments,
     ModelsArguments,
     SearchArguments,
     ShowArguments,
@@ -32,6 +34,7 @@ from monosem.arguments import (
     StoreStats,
     StoreVerify,
     SweepArguments,
+    TokensArguments,
 )
 from monosem.atomic import NO_ROOM
 from monosem.errors import MonosemError, RecipeError, RunError
@@ -54,11 +57,18 @@ def stages(*verbs: str) -> Callable[[StageArguments], None]:
     """The call that makes these stages."""
 
     def call(arguments: StageArguments) -> None:
-        path = _path(arguments.target, arguments.runs, arguments.recipe.name)
         with ranks.joined() as together:
             if not together.first:
                 progress.silence()
-            opened = Run(path, arguments.recipe, together)
+            wanted = arguments.recipe
+            if arguments.dry_run:
+                from monosem import dry_run
+
+                wanted = together.once("the rehearsal", lambda: dry_run.rehearse(wanted, arguments.runs))
+                path = arguments.runs / wanted.name
+            else:
+                path = _path(arguments.target, arguments.runs, wanted.name)
+            opened = Run(path, wanted, together)
             made = pipeline.make(opened, verbs, arguments.redo)
         if together.first:
             from monosem.app import summary
@@ -66,6 +76,19 @@ def stages(*verbs: str) -> Callable[[StageArguments], None]:
             summary.show(opened, made, as_json=arguments.json)
 
     return call
+
+
+def estimate(arguments: EstimateArguments) -> None:
+    from monosem.app import estimates
+
+    estimates.show(
+        arguments.recipe,
+        arguments.gpu,
+        arguments.gpus,
+        arguments.runs,
+        measure=arguments.measure,
+        as_json=arguments.json,
+    )
 
 
 def sweep(arguments: SweepArguments) -> None:
@@ -139,6 +162,25 @@ def chat(arguments: ChatArguments) -> None:
     chats.chat(session)
 
 
+def tokens(arguments: TokensArguments) -> None:
+    from monosem.app import prompts, terminal
+    from monosem.completion import Completer
+
+    if arguments.top < 1:
+        raise RecipeError(f"--top {arguments.top}: expected at least 1")
+    text = prompts.read_text(arguments.text)
+    terminal.tokens(Completer(_opened(arguments)), text, arguments.top, as_json=arguments.json)
+
+
+def app(arguments: AppArguments) -> None:
+    from monosem.app.page import serve
+
+    if not arguments.targets:
+        raise RecipeError("monosem app: which run? give a run folder, or the name of one")
+    folders = [_folder(target, arguments.runs) for target in arguments.targets]
+    serve.serve(folders, arguments.host, arguments.port, serve.password(ask=arguments.password))
+
+
 def models(arguments: ModelsArguments) -> None:
     from monosem.app import models as listing
 
@@ -174,11 +216,14 @@ def _steering(arguments: CompleteArguments | ChatArguments) -> "SteeringSet":
 COMMANDS: dict[str, Command] = {
     "run": Command(StageArguments, stages(*pipeline.VERBS), "Make every stage of a recipe; finished ones are skipped."),
     **{step.verb: Command(StageArguments, stages(step.verb), step.help) for step in pipeline.PIPELINE},
+    "estimate": Command(EstimateArguments, estimate, "Foresee disk, memory, time and money of a recipe."),
     "sweep": Command(SweepArguments, sweep, "Train many SAEs in one pass over the activations, and compare them."),
     "show": Command(ShowArguments, show, "Show one latent with its explanation and sentences."),
     "search": Command(SearchArguments, search, "Find latents by words."),
     "complete": Command(CompleteArguments, complete, "Complete prompts, steered by latents."),
     "chat": Command(ChatArguments, chat, "Talk to the model, steered by latents."),
+    "tokens": Command(TokensArguments, tokens, "Read a text: the latents at each token."),
+    "app": Command(AppArguments, app, "Open a page: explore latents, read texts, steer, follow training."),
     "store": Command(StoreArguments, store, "Check, list, measure, merge or pack stores of activations."),
     "models": Command(ModelsArguments, models, "List the language models that are known, with memory needs."),
 }
@@ -224,17 +269,18 @@ def _dispatch(arguments: list[str]) -> None:
 def parse(verb: str, command: Command, rest: Sequence[str]) -> Any:
     """The verb's arguments; those of a stage start from the recipe or run that is named first."""
     default = None
-    if command.arguments is StageArguments:
+    if command.arguments in (StageArguments, EstimateArguments):
         named = rest[0] if rest and not rest[0].startswith("-") else None
         runs = Path(rest[rest.index("--runs") + 1]) if "--runs" in rest[:-1] else RUNS
-        default = StageArguments(target=named or tyro.MISSING, recipe=_recipe(named, runs) if named else Recipe())
+        known = _recipe(named, runs) if named else Recipe()
+        default = command.arguments(target=named or tyro.MISSING, recipe=known)
     prog, description = f"monosem {verb}", _description(verb, command)
     if command.arguments is SweepArguments:
         # any key of the recipe may be an axis: what tyro does not know is read by the sweep
-        known, keys = tyro.cli(
+        sweep_, keys = tyro.cli(
             command.arguments, args=rest, prog=prog, description=description, return_unknown_args=True
         )
-        return dataclasses.replace(known, keys=tuple(keys))
+        return dataclasses.replace(sweep_, keys=tuple(keys))
     return tyro.cli(command.arguments, args=rest, default=default, prog=prog, description=description)
 
 
@@ -277,11 +323,17 @@ def _path(target: str, runs: Path, name: str) -> Path:
     return runs / name
 
 
-def _opened(arguments: ShowArguments | SearchArguments | CompleteArguments | ChatArguments) -> Run:
-    folder = run.resolve(arguments.target, arguments.runs)
+def _opened(
+    arguments: ShowArguments | SearchArguments | CompleteArguments | ChatArguments | TokensArguments,
+) -> Run:
+    return Run.open(_folder(arguments.target, arguments.runs))
+
+
+def _folder(target: str, runs: Path) -> Path:
+    folder = run.resolve(target, runs)
     if folder is None:
-        raise RunError(f"{arguments.target}: not a run folder (no recipe.toml); make one with: monosem run RECIPE")
-    return Run.open(folder)
+        raise RunError(f"{target}: not a run folder (no recipe.toml); make one with: monosem run RECIPE")
+    return folder
 
 
 def _fail(message: str) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from monosem.errors import MonosemError, RunError
+from monosem.progress import progress
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -57,13 +58,14 @@ class Counter:
     Counting up by one shares out work: a rank that is done with one piece takes the next that nobody has.
     """
 
-    def __init__(self, key: str, store: "Store | None") -> None:
-        self._key, self._store, self._alone, self._lock = key, store, 0, threading.Lock()
+    def __init__(self, key: str, ranks: "Ranks") -> None:
+        self._key, self._ranks, self._alone, self._lock = key, ranks, 0, threading.Lock()
 
     def add(self, amount: int = 1) -> int:
-        """Add; returns the sum of what all ranks have added so far."""
-        if self._store is not None:
-            return self._store.add(self._key, amount)
+        """Add; returns the sum of what all ranks have added so far. Raises as `Ranks.barrier`."""
+        if self._ranks.store is not None:
+            with self._ranks.naming(self._key):
+                return self._ranks.store.add(self._key, amount)
         with self._lock:
             self._alone += amount
             return self._alone
@@ -82,7 +84,7 @@ class Ranks:
     ) -> None:
         """Made by `joined`; without arguments one process alone."""
         self.rank, self.world, self.local_rank, self.local_world = place or Place()
-        self._store, self._group, self._serial = store, group, itertools.count()
+        self.store, self._group, self._serial = store, group, itertools.count()
 
     @property
     def first(self) -> bool:
@@ -176,11 +178,26 @@ class Ranks:
 
     def counter(self, what: str) -> Counter:
         """A new counter that begins at 0; all ranks make theirs in the same order."""
-        return Counter(f"{what}/{next(self._serial)}", self._store)
+        return Counter(f"{what}/{next(self._serial)}", self)
+
+    @contextlib.contextmanager
+    def progress(self, what: str, total: int, unit: str, done: int = 0) -> Iterator[Callable[[int], None]]:
+        """As `monosem.progress.progress`, of the work of all ranks; the function may be called by several threads."""
+        counter, lock, shown = self.counter(what), threading.Lock(), 0
+        with progress(what, total, unit, done) as advance:
+
+            def told(amount: int) -> None:
+                nonlocal shown
+                with lock:
+                    everybody = counter.add(amount)
+                    advance(everybody - shown)
+                    shown = everybody
+
+            yield told
 
     @contextlib.contextmanager
     def naming(self, what: str) -> Iterator[None]:
-        """One line for whatever torch.distributed says of a rank that is gone; `what` names the place."""
+        """One `RunError` for whatever torch.distributed says at `what` of a rank that is gone."""
         try:
             yield
         except RuntimeError as error:

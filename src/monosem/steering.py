@@ -1,8 +1,9 @@
 """Steering: change latents of an SAE while the language model runs.
 
-Flow: `parse` reads `896=20` or `896=2max` into an `Edit`; `Steering` turns edits into a function for `model.hooks`;
-`steer` holds it in place for a `with` block. Values are in the latent's own units, the ones `sae.encode` returns.
-Error-preserving by default: only the difference that the edits make is added, what the SAE cannot rebuild stays.
+Flow: `parse` reads `896=20` or `896=2max` into an `Edit`; `Steering` turns edits into functions for `model.hooks`;
+`steer` holds them in place for a `with` block. Values are in the latent's own units, the ones `sae.encode` returns.
+Error-preserving by default: only the difference that the edits make is added, what the SAE cannot rebuild stays. A
+transcoder's latents are read at one hook point, and edited where it writes.
 """
 
 import contextlib
@@ -17,12 +18,14 @@ import torch
 from torch import Tensor
 
 from monosem.errors import RecipeError, SaeError
+from monosem.lm.hookpoints import require_before
 from monosem.run import Run
 from monosem.sae import files
 from monosem.sae.autoencoder import Autoencoder
 from monosem.sae.codes import Codes
 
 if TYPE_CHECKING:
+    from monosem.lm.hooks import Hook
     from monosem.lm.protocol import LanguageModel
 
 Mode = Literal["add", "clamp", "scale", "ablate"]
@@ -78,10 +81,10 @@ def spell(edit: Edit) -> str:
 
 
 class Steering:
-    """Edits of an SAE's latents as a hook: `x [T, d]` raw activations to edited ones.
+    """Edits of an SAE's latents as a hook: `x [T, d_out]` raw activations to edited ones.
 
     Args:
-        sae: whose hook point the hook is put at.
+        sae: whose output the hook is put at; a transcoder's input is handed over with `x`, or by the hooks of `hooks`.
         edits: applied in order; several to one latent build on each other.
         maxima: `[n]` largest observed value of every latent, for edits with unit `max`.
         error_preserving: True: x + (decode(edited) - decode(codes)), so that no edit changes nothing, to the bit.
@@ -103,19 +106,59 @@ class Steering:
         self.edits = tuple(in_raw_units(sae, edit, maxima) for edit in edits)
         self._latents = list(dict.fromkeys(edit.latent for edit in self.edits))
         rows = [sae.direction(latent) for latent in self._latents]
-        self._directions = torch.stack(rows) if rows else sae.W_dec.new_zeros(0, sae.config.d)
+        self._directions = torch.stack(rows) if rows else sae.W_dec.new_zeros(0, sae.config.width_out)
         self._reads = not error_preserving or any(edit.mode != "add" for edit in self.edits)
+        self._source: Tensor | None = None
 
     @torch.no_grad()
-    def __call__(self, x: Tensor, known: Codes | None = None) -> Tensor:
-        """Edited activations `[T, d]`, in the type of x; `known`: its codes, where the caller has them already."""
+    def __call__(self, x: Tensor, known: Codes | None = None, source: Tensor | None = None) -> Tensor:
+        """Edited activations `[T, d_out]`, in the type of x.
+
+        Args:
+            known: the codes, where the caller has them already.
+            source: `[T, d]` what a transcoder reads. None: what its hook has seen last in this pass.
+
+        Raises:
+            SaeError: a transcoder has read nothing.
+        """
         raw = x.to(self._directions.device, torch.float32)
+        read, sae = raw, self.sae
+        if sae.config.transcodes:
+            read, self._source = self._source if source is None else source, None
+            if read is None:
+                raise SaeError("a transcoder is steered by what it reads: give source, or put all of hooks() in place")
+            read = read.to(raw)
         codes = None
         if self._reads:  # an addition has no use for them, and is exact without
-            codes = self.sae.encode(raw) if known is None else known
-        start = raw if self.error_preserving or codes is None else self.sae.decode(codes)
+            codes = sae.encode(read) if known is None else known
+        start = raw if self.error_preserving or codes is None else sae.decode(codes, read)
         edited = (start + self._difference(raw, codes)).to(x)
-        return torch.where(within(raw, self.sae.config.norm_threshold).to(x.device)[:, None], edited, x)
+        fit = within(raw, sae.config.output.norm_threshold)
+        if sae.config.transcodes:
+            fit &= within(read, sae.config.norm_threshold)
+        return torch.where(fit.to(x.device)[:, None], edited, x)
+
+    def hooks(self, place: str | None = None) -> "dict[str, Hook]":
+        """The functions for `model.hooks`.
+
+        Args:
+            place: where the SAE belongs, if its own configuration does not say.
+
+        Raises:
+            SaeError: no hook point is known.
+            ModelError: a transcoder's input comes after its output.
+        """
+        config = self.sae.config
+        output = place or config.output.hook_point
+        if not output or (config.transcodes and not config.hook_point):
+            raise SaeError("this SAE does not say where it belongs; give steer(..., hook_point='20.resid_post')")
+        if not config.transcodes:
+            return {output: self}
+        require_before(config.hook_point, output)
+        return {config.hook_point: self._watch, output: self}
+
+    def _watch(self, x: Tensor) -> None:
+        self._source = x
 
     @torch.no_grad()
     def difference(self, x: Tensor) -> Tensor:
@@ -155,9 +198,9 @@ def in_raw_units(sae: Autoencoder, edit: Edit, maxima: Tensor | None) -> Edit:
 def spread(sae: Autoencoder, x: Tensor) -> Tensor:
     """`[T, 1]` float32: what `sae.direction` is further multiplied by at each of `x [T, d]`.
 
-    The vector's own standard deviation with `layer` normalisation, else 1.
+    The vector's own standard deviation with an autoencoder's `layer` normalisation, else 1.
     """
-    std = sae.normalise(x).std
+    std = None if sae.config.transcodes else sae.normalise(x).std
     return x.new_ones(len(x), 1, dtype=torch.float32) if std is None else std
 
 
@@ -221,12 +264,10 @@ def steer(
 
     Raises:
         SaeError: as `Steering`, or the hook point is not known.
+        ModelError: the hook point does not exist, or a transcoder's input comes after its output.
     """
     if isinstance(edits, Mapping):
         edits = [Edit(latent, value, mode) for latent, value in edits.items()]
-    place = hook_point or sae.config.hook_point
-    if not place:
-        raise SaeError("this SAE does not say where it belongs; give steer(..., hook_point='20.resid_post')")
     steering = Steering(sae, edits, maxima, error_preserving=error_preserving)
-    with model.hooks({place: steering}):
+    with model.hooks(steering.hooks(hook_point)):
         yield steering

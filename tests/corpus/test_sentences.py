@@ -75,9 +75,9 @@ def test_workers_change_no_byte(tmp_path: Path, source: Path) -> None:
 
 
 @pytest.mark.usefixtures("small_shards")
-@pytest.mark.parametrize("max_documents", [None, 40])
-def test_killed_anywhere_it_ends_with_the_same_bytes(tmp_path: Path, source: Path, max_documents: int | None) -> None:
-    whole = sentences.make(run_of(tmp_path / "whole", source, source, max_documents=max_documents))
+@pytest.mark.parametrize("limit", [{}, {"max_documents": 40}, {"max_sentences": 150}])
+def test_killed_anywhere_it_ends_with_the_same_bytes(tmp_path: Path, source: Path, limit: dict[str, int]) -> None:
+    whole = sentences.make(run_of(tmp_path / "whole", source, source, **limit))
     kills = make_with_kills(
         f"""
         from pathlib import Path
@@ -85,7 +85,7 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(tmp_path: Path, source: Pat
         from monosem.recipe import CorpusRecipe, Recipe
         from monosem.run import Run
         sentences.SHARD_CHARACTERS = 700
-        corpus = CorpusRecipe(sources=({str(source)!r},) * 2, workers=1, max_documents={max_documents})
+        corpus = CorpusRecipe(sources=({str(source)!r},) * 2, workers=1, **{limit})
         run = Run(Path({str(tmp_path / "killed")!r}), Recipe(corpus=corpus))
         def make():
             sentences.make(run)
@@ -107,6 +107,15 @@ def test_a_subset_is_random_in_order_and_decided_by_the_seed(tmp_path: Path, sou
     assert first == [text for text in every if text in set(first)]
     assert first == documents("b", 1)
     assert first != documents("c", 2)
+
+
+@pytest.mark.usefixtures("small_shards")
+@pytest.mark.parametrize("most", [1, 13, 119, 120, 500])
+def test_it_ends_with_the_sentence_that_makes_the_number_full(tmp_path: Path, source: Path, most: int) -> None:
+    every = Sentences(sentences.make(run_of(tmp_path / "every", source)).path)
+    stage = sentences.make(run_of(tmp_path / "some", source, max_sentences=most))
+    assert Sentences(stage.path).texts(0, 500) == every.texts(0, most)
+    assert stage.manifest.counts["sentences"] == min(most, 120)
 
 
 def test_max_tokens_does_not_split_again(tmp_path: Path, source: Path) -> None:

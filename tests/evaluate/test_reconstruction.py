@@ -7,10 +7,11 @@ from random_model import D, N, random_activations, random_sae
 from monosem.errors import StoreError
 from monosem.evaluate import baselines
 from monosem.evaluate.reconstruction import Rebuilt, Totals, constant, identity, measure, through
+from monosem.store.pairs import Sample
 
 
 def figures(x, method, batch=64):
-    return measure(x.split(batch), {"it": method})["it"]
+    return measure((Sample(part, part) for part in x.split(batch)), {"it": method})["it"]
 
 
 def test_predicting_the_mean_has_an_fvu_of_one():
@@ -81,7 +82,7 @@ def test_pca_matches_a_singular_value_decomposition():
     centred = x - x.mean(0)
     _, _, basis = torch.linalg.svd(centred, full_matrices=False)
     expected = centred @ basis[:5].T @ basis[:5] + x.mean(0)
-    rebuilt = pca(x)
+    rebuilt = pca(Sample(x, x))
     torch.testing.assert_close(rebuilt.x_hat, expected, rtol=1e-4, atol=1e-4)
     assert rebuilt.active.unique().tolist() == [5]
 
@@ -98,7 +99,7 @@ def test_pca_rank_is_the_fewest_components_that_reach_an_fvu():
 @pytest.mark.parametrize("normalisation", ["layer", "dataset", "none"])
 def test_a_random_sae_is_untrained_of_the_same_shape_and_centred(normalisation):
     x, sae = random_activations(), random_sae(normalisation)
-    random, again, other = (baselines.random_sae(sae, seed, x) for seed in (1, 1, 2))
+    random, again, other = (baselines.random_sae(sae, seed, Sample(x, x)) for seed in (1, 1, 2))
     assert random.config == sae.config
     assert torch.equal(random.W_dec, again.W_dec)
     assert not torch.equal(random.W_dec, other.W_dec)

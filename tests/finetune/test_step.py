@@ -94,9 +94,9 @@ class Recorded(TrainStep):
 
     further: Further | None = None
 
-    def step_normalised(self, z: Tensor, further: Further | None = None) -> StepResult:
+    def step_normalised(self, z: Tensor, target: Tensor | None = None, further: Further | None = None) -> StepResult:
         self.further = further
-        return super().step_normalised(z, further)
+        return super().step_normalised(z, target, further)
 
 
 @pytest.mark.parametrize("normalisation", ["dataset", "layer", "none"])

@@ -1,153 +1,27 @@
 """The written-out gradients against float64 autograd of each loss's plain definition, on what breaks them."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 import torch
+from plain_loss import BANDWIDTH, Case, Weights, plain_aux, plain_codes, plain_loss
 from torch import Tensor
 
 from monosem.kernels import Kernels, Workspace, cpu, reference
-from monosem.sae.autoencoder import Autoencoder, SaeConfig
+from monosem.sae.autoencoder import Autoencoder
 from monosem.sae.losses import AuxK
 from monosem.sae.nested import Nested
 from monosem.sae.objective import Batch, Further, Gradients, Objective, Term, gradients
 from monosem.sae.penalties import Penalty
 from monosem.sae.sparsity import make_sparsity
 
-Weights = dict[str, Tensor]
-BANDWIDTH = 0.9
-
-
-@dataclass(frozen=True)
-class Case:
-    """One sparsity with one loss."""
-
-    sparsity: str
-    objective: Objective
-    d: int = 13
-    n: int = 60
-    k: int = 5
-    batch: int = 24
-    dead: int = 0
-
-    def sae(self, seed: int = 0) -> Autoencoder:
-        generator = torch.Generator().manual_seed(seed)
-        sae = Autoencoder(SaeConfig(self.d, self.n, self.k, self.sparsity, normalisation="none"), generator).double()
-        for parameter in sae.parameters():  # leave the tied start, so that a mix-up of encoder and decoder shows
-            parameter.data += 0.2 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-        if self.objective.nested is None or not self.objective.free_norms:
-            sae.W_dec.data /= 1.0 if self.objective.free_norms else sae.W_dec.norm(dim=1, keepdim=True)
-        if sae.log_threshold is not None:
-            sae.log_threshold.data += 1.5
-        return sae
-
-    def x(self, seed: int = 1) -> Tensor:
-        return 2 * torch.randn(self.batch, self.d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-    def dead_latents(self) -> Tensor:
-        return torch.arange(0, self.n, 3)[: self.dead]
-
-
-class Jump(torch.autograd.Function):
-    """JumpReLU and the step, with their straight-through estimators (Rajamanoharan et al., 2024, section 4).
-
-    The rectangle is a share of the threshold wide, and both arguments of the step have its gradient.
-    """
-
-    @staticmethod
-    def forward(ctx, pre: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx.save_for_backward(pre, threshold)
-        active = (pre > threshold).to(pre.dtype)
-        return pre * active, active
-
-    @staticmethod
-    def backward(ctx, d_value: Tensor, d_active: Tensor) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        pre, threshold = ctx.saved_tensors
-        width = BANDWIDTH * threshold
-        jump = ((pre - threshold).abs() < width / 2) / width * (threshold * d_value + d_active)
-        return d_value * (pre > threshold) + jump, -jump.sum(0)
-
-
-def kept(scores: Tensor, k: int) -> Tensor:
-    """A mask of the k largest of the last dimension."""
-    return torch.zeros_like(scores).scatter(-1, scores.topk(k).indices, 1.0)
-
-
-def plain_codes(case: Case, weights: Weights, pre: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Dense code values, and which are active."""
-    match case.sparsity:
-        case "topk":
-            h = pre.relu() * kept(pre.detach(), k)
-        case "abstopk":
-            h = pre * kept(pre.detach().abs(), k)
-        case "batchtopk":
-            h = pre.relu() * kept(pre.detach().relu().flatten(), k * len(pre)).view_as(pre)
-        case "relu":
-            h = pre.relu()
-        case _:
-            return Jump.apply(pre, weights["log_threshold"].exp())  # pyright: ignore[reportReturnType]
-    return h, (h != 0).to(h.dtype)
-
-
-def plain_loss(case: Case, weights: Weights, x: Tensor) -> Tensor:
-    """The loss as its definition reads, dense, without AuxK."""
-    objective, penalty = case.objective, case.objective.penalty
-    z = x - weights["b_pre"]
-    pre = z @ weights["W_enc"].T + weights["b_enc"]
-    variance = (x - x.mean(0)).square().sum()
-    nested = objective.nested
-    if nested is None:
-        h, active = plain_codes(case, weights, pre, case.k)
-        loss = (x - h @ weights["W_dec"] - weights["b_pre"]).square().sum() / variance
-    elif nested.by == "rank":
-        loss, (h, active) = x.new_zeros(()), plain_codes(case, weights, pre, case.k)
-        for size, weight in zip(nested.sizes, nested.weights, strict=True):
-            part, _ = plain_codes(case, weights, pre, size)
-            loss = loss + weight * (x - part @ weights["W_dec"] - weights["b_pre"]).square().sum() / variance
-    else:
-        loss, (h, active) = x.new_zeros(()), plain_codes(case, weights, pre, case.k)
-        for size, weight in zip(nested.sizes, nested.weights, strict=True):
-            part = h[:, :size] @ weights["W_dec"][:size]
-            loss = loss + weight * (x - part - weights["b_pre"]).square().sum() / variance
-    if penalty is None:
-        return loss
-    norms = weights["W_dec"].norm(dim=1) if objective.free_norms else x.new_ones(case.n)
-    if penalty.kind == "l1":
-        loss = loss + penalty.coefficient * (h * norms).sum() / variance
-    elif penalty.kind == "tanh":
-        loss = loss + penalty.coefficient * torch.tanh(penalty.scale * h * norms).sum() / variance
-    else:
-        loss = loss + penalty.coefficient * (active.sum() / len(x) / penalty.target - 1) ** 2
-    if penalty.silent:
-        gap = (weights["log_threshold"].exp() - pre).relu()
-        loss = loss + penalty.silent * (gap * norms).sum() / variance
-    return loss
-
-
-def plain_aux(case: Case, weights: Weights, x: Tensor) -> Tensor:
-    """AuxK with its coefficient; the residual is a constant."""
-    aux, dead = case.objective.aux, case.dead_latents()
-    if not len(dead):
-        return x.new_zeros(())
-    z = x - weights["b_pre"]
-    pre = z @ weights["W_enc"].T + weights["b_enc"]
-    h, _ = plain_codes(case, weights, pre, case.k)
-    residual = (z - h @ weights["W_dec"]).detach()
-    dead_pre, k = pre[:, dead], min(aux.k_aux, len(dead))
-    if case.sparsity == "abstopk":
-        codes = dead_pre * kept(dead_pre.detach().abs(), k)
-    else:
-        codes = (dead_pre * kept(dead_pre.detach(), k)).relu()
-    scale = min(len(dead) / aux.k_aux, 1)
-    variance = (x - x.mean(0)).square().sum()
-    return aux.coefficient * scale * (codes @ weights["W_dec"][dead] - residual).square().sum() / variance
-
 
 def ours(case: Case, sae: Autoencoder, x: Tensor, kernels: Kernels = cpu, further: Further | None = None) -> Gradients:
     z = x - sae.b_pre.detach()
     most = max(case.objective.nested.sizes) if case.objective.nested and case.objective.nested.by == "rank" else case.k
     sparsity = make_sparsity(case.sparsity, most, BANDWIDTH)
-    batch = Batch(z, z, float((z - z.mean(0)).square().sum()), further=further)
+    target = z if sae.b_dec is None else case.target(x) - sae.b_dec.detach()
+    batch = Batch(z, target, float((target - target.mean(0)).square().sum()), further=further)
     coefficient = case.objective.penalty.coefficient if case.objective.penalty else 0.0
     objective = replace(case.objective, exact=True)
     return gradients(sae, sparsity, objective, batch, case.dead_latents(), coefficient, kernels, Workspace())
@@ -208,6 +82,12 @@ CASES = {
     "jumprelu-matryoshka": Case("jumprelu", replace(PLAIN, penalty=L0, nested=MATRYOSHKA)),
 }
 
+CASES |= {
+    f"{name}-{kind}": replace(case, d_out=9, skip=kind == "skip")
+    for name, case in CASES.items()
+    for kind in ("transcoder", "skip")
+}
+
 
 def check(case: Case, sae: Autoencoder, x: Tensor, kernels: Kernels = cpu) -> Gradients:
     loss, plain = expected(case, sae, x)
@@ -226,7 +106,9 @@ def test_gradients_equal_float64_autograd(name: str, seed: int) -> None:
     check(case, case.sae(seed), case.x(seed + 1))
 
 
-@pytest.mark.parametrize("name", ["topk-auxk", "batchtopk-auxk", "abstopk-auxk", "relu-l1", "jumprelu-l0"])
+@pytest.mark.parametrize(
+    "name", ["topk-auxk", "batchtopk-auxk", "abstopk-auxk", "relu-l1", "jumprelu-l0", "topk-auxk-skip"]
+)
 def test_auxk_reaches_the_encoder(name: str) -> None:
     case = CASES[name]
     sae, x = case.sae(), case.x()
@@ -264,14 +146,16 @@ def test_a_term_measured_elsewhere(name: str, kernels: Kernels) -> None:
     sae, x = case.sae(), case.x()
     told = []
 
+    target = case.target(x)
+
     def further(error: Tensor, main: float) -> Term:
         told.append(main)
-        return Term(float((x + error).sin().sum()), (x + error).cos())
+        return Term(float((target + error).sin().sum()), (target + error).cos())
 
     weights = {name: parameter.detach().clone().requires_grad_() for name, parameter in sae.named_parameters()}
     pre = (x - weights["b_pre"]) @ weights["W_enc"].T + weights["b_enc"]
     h, _ = plain_codes(case, weights, pre, case.k)
-    term = (h @ weights["W_dec"] + weights["b_pre"]).sin().sum()
+    term = (h @ weights["W_dec"] + case.past_codes(weights, x)).sin().sum()
     plain = dict(zip(weights, torch.autograd.grad(term, list(weights.values())), strict=True))
     g, without = ours(case, sae, x, kernels, further), ours(case, sae, x, kernels)
     assert g.losses.further == pytest.approx(float(term.detach()), rel=1e-9)

@@ -18,9 +18,11 @@ from monosem.run import Stage
 from monosem.store import prepare, shards
 from monosem.store.encoding import Format, centre_of, row_bytes
 from monosem.store.loader import Loader, validation
+from monosem.store.pairs import Sample
 from monosem.store.shard_file import ShardFile
 from monosem.store.stats import Statistics
 from monosem.train.settings import Plan, new_sae, step_settings
+from monosem.train.source import Known
 from monosem.train.step import TrainStep
 
 
@@ -108,7 +110,7 @@ def test_prepare_and_every_reader_give_the_rows_that_were_stored(tmp_path: Path,
     assert load_file(stage.path / "train-00000.safetensors")["activations"].dtype == torch.int8
     statistics = Statistics.load(stage.path)
     torch.testing.assert_close(torch.from_numpy(statistics.mean), train.activations.double().mean(dim=0))
-    assert torch.equal(torch.cat(list(validation(stage.path, 33))), held_out.activations)
+    assert torch.equal(torch.cat([sample.x for sample in validation(stage.path, 33)]), held_out.activations)
     loader = Loader(stage.path, 64, seed=0)
     assert (loader.d, loader.dtype) == (d, torch.float32)
     epoch = torch.cat([batch.x.clone() for batch in islice(loader, -(-loader.rows // 64))])[: loader.rows]
@@ -165,7 +167,7 @@ def trained_fvu(x: Tensor, held_out: Tensor, steps: int = 600, batch: int = 512)
     statistics = Statistics.of(x)
     recipe = Recipe.model_validate({"sae": {"n": 512, "k": 16}, "train": {"lr": 1e-3, "k_aux": 32}})
     plan = Plan(steps, 10, steps, frozenset())
-    sae = new_sae(recipe, statistics, torch.empty(0, 0), None)
+    sae = new_sae(recipe, Known(statistics, None), Sample(x[:0], x[:0]))
     step = TrainStep(sae, step_settings(recipe, plan, x.shape[1]))
     order = torch.Generator().manual_seed(2)
     for _ in range(steps):

@@ -39,9 +39,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return stage.path
 
 
+def held_out(folder: Path, limit: int | None = None) -> list[torch.Tensor]:
+    return [sample.x for sample in validation(folder, 64, limit)]
+
+
 def taken(source: Loader, count: int) -> list[Batch]:
     """Copies of the next batches; ends the loader."""
-    batches = [Batch(batch.x.clone(), batch.cursor) for batch in islice(source, count)]
+    batches = [Batch(batch.x.clone(), batch.target.clone(), batch.cursor) for batch in islice(source, count)]
     source.close()
     return batches
 
@@ -99,11 +103,11 @@ def test_what_is_held_out_is_read_in_order_up_to_a_limit(folder: Path) -> None:
     def read(parts: list[Tensor]) -> tuple[list[int], Tensor]:
         return [len(part) for part in parts], torch.cat(parts)[:, 0].long() - ROWS
 
-    assert read(list(validation(folder, 64)))[0] == [64, 36, 30]
-    assert torch.equal(read(list(validation(folder, 64)))[1], torch.arange(130))
-    assert torch.equal(read(list(validation(folder, 64, limit=110)))[1], torch.arange(110))
-    assert torch.equal(read(list(validation(folder, 64, limit=10)))[1], torch.arange(10))
-    assert torch.equal(torch.cat(list(training(folder, 500)))[:, 0].long(), torch.arange(ROWS))
+    assert read(held_out(folder))[0] == [64, 36, 30]
+    assert torch.equal(read(held_out(folder))[1], torch.arange(130))
+    assert torch.equal(read(held_out(folder, 110))[1], torch.arange(110))
+    assert torch.equal(read(held_out(folder, 10))[1], torch.arange(10))
+    assert torch.equal(torch.cat([sample.x for sample in training(folder, 500)])[:, 0].long(), torch.arange(ROWS))
 
 
 def test_a_damaged_shard_is_found_before_the_first_batch(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,13 +11,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from interrupted import contents, make_with_kills
+from killed_ranks import make_with_kills_of_ranks, without_times
+from scipy.optimize import minimize
 from scipy.stats import chi2_contingency, chisquare
 from source_store import Made, in_order, make_store, read_all
 
 from monosem.errors import StoreError
 from monosem.recipe import PrepareRecipe, Recipe
 from monosem.run import Manifest, Run, Stage
-from monosem.store import inspection, prepare, remote
+from monosem.store import inspection, median, prepare, remote
 from monosem.store.pack import pack
 from monosem.store.prepare import Plan, is_validation
 from monosem.store.shards import open_shards
@@ -25,28 +28,21 @@ from monosem.store.stats import Statistics
 FRACTION = 0.2
 
 
-class ManyShards(Plan):
-    """Five buckets for training and two for validation, though the store is small."""
-
-    @classmethod
-    def of(cls, source: Manifest, recipe: PrepareRecipe) -> Plan:
-        del source, recipe
-        return cls(5, 2)
+PLAN = Plan(5, 2)  # though the store is small
 
 
 @pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
-    monkeypatch.setattr(prepare, "Plan", ManyShards)
+def store(tmp_path: Path) -> Made:
     return make_store(tmp_path)
 
 
 def prepared(
-    store: Made, name: str = "x", seed: int = 3, workers: int = 2, fraction: float = FRACTION, consume: bool = False
+    store: Made, name: str = "x", seed: int = 3, workers: int = 2, fraction: float = FRACTION, **keys: Any
 ) -> Stage:
     run = store.stage.path.parent.parent
     stage = Stage(run / "batches" / name, "batches", {"seed": seed}, {})
-    recipe = PrepareRecipe(validation_fraction=fraction, workers=workers, consume=consume)
-    prepare._Preparation(store.stage, stage, recipe, seed).make()
+    recipe = PrepareRecipe(validation_fraction=fraction, workers=workers, **keys)
+    prepare._Preparation(store.stage, stage, recipe, seed, PLAN).make()
     return stage
 
 
@@ -75,14 +71,30 @@ def test_statistics_are_those_of_the_training_rows(store: Made) -> None:
     assert stage.manifest.counts["total_variance"] == pytest.approx(train.var(0).sum(), rel=1e-6)
 
 
+def test_the_geometric_median_is_that_of_the_training_rows(store: Made) -> None:
+    stage = prepared(store, geometric_median=True, workers=3)
+    train = read_all(stage.path, "train-").activations.double()
+    found = median.load(stage.path)
+    assert found is not None
+
+    def summed(point: torch.Tensor) -> float:
+        return float((train - point).norm(dim=1).sum())
+
+    best = minimize(lambda point: summed(torch.from_numpy(point)), train.mean(0).numpy(), tol=1e-12)
+    assert summed(torch.from_numpy(found)) <= best.fun * (1 + 1e-9)
+    assert summed(torch.from_numpy(found)) < summed(train.mean(0))
+    np.testing.assert_allclose(found, best.x, rtol=1e-3, atol=1e-3)
+    assert contents(prepared(store, "again", geometric_median=True, workers=1).path) == contents(stage.path)
+    assert median.load(prepared(store, "without").path) is None
+
+
 def test_workers_change_no_byte_and_the_seed_does(store: Made) -> None:
     one, three = prepared(store, "one", workers=1), prepared(store, "three", workers=3)
     assert contents(one.path) == contents(three.path)
     assert contents(one.path) != contents(prepared(store, "other", seed=4).path)
 
 
-def test_place_in_the_store_is_independent_of_the_place_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prepare, "Plan", ManyShards)
+def test_place_in_the_store_is_independent_of_the_place_before(tmp_path: Path) -> None:
     store = make_store(tmp_path, sentences=9000, d=2, per_shard=1500)
     stage = prepared(store)
     token = read_all(stage.path, "train-").token.numpy()
@@ -105,17 +117,12 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(store: Made, consume: bool)
         from monosem.recipe import PrepareRecipe
         from monosem.run import Stage, read_manifest
         from monosem.store import prepare
-        class ManyShards(prepare.Plan):
-            @classmethod
-            def of(cls, source, recipe):
-                return cls(5, 2)
-        prepare.Plan = ManyShards
         run = Path({str(run)!r})
         def make():
             source = Stage(run / "activations" / "1.resid_post", "activations", {{"made": "for a test"}}, {{}})
             stage = Stage(run / "batches" / "killed", "batches", {{"seed": 3}}, {{}})
             recipe = PrepareRecipe(validation_fraction={FRACTION}, workers=2, consume={consume})
-            prepare._Preparation(source, stage, recipe, 3).make()
+            prepare._Preparation(source, stage, recipe, 3, prepare.Plan(5, 2)).make()
         """
     )
     assert kills >= 4
@@ -168,7 +175,6 @@ def test_a_shard_that_cannot_be_sorted_is_kept(store: Made) -> None:
 def test_the_room_it_needs_is_said_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(prepare, "Plan", ManyShards)
     store = make_store(tmp_path, sentences=3000, d=256, per_shard=500)
     size = sum(shard.bytes for shard in store.stage.shards)
     told = []
@@ -259,7 +265,7 @@ def test_the_number_of_shards_follows_from_bytes() -> None:
 def test_what_consume_would_make_impossible_is_refused_before_anything_is_done(tmp_path: Path) -> None:
     run = Run(tmp_path / "run", Recipe.model_validate({"prepare": {"consume": True}}))
     prepare.check(run, ["capture", "prepare", "train"], None)
-    with pytest.raises(StoreError, match=r"prepare\.consume frees the activations that the stage examples reads"):
+    with pytest.raises(StoreError, match=r"prepare\.consume frees the activations that the stage codes reads"):
         prepare.check(run, ["prepare", "examples"], None)
 
 
@@ -270,3 +276,33 @@ def test_batches_that_are_the_only_copy_are_not_made_again(store: Made) -> None:
     with pytest.raises(StoreError, match=r"prepare\.consume deleted these activations"):
         prepare.check(run, ["prepare"], "prepare")
     prepare.check(run, ["prepare"], "capture")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("consume", [False, True])
+def test_ranks_killed_ten_times_leave_the_files_of_one_process(tmp_path: Path, consume: bool) -> None:
+    store = make_store(tmp_path, sentences=9000, d=24, per_shard=30)
+    whole = Stage(tmp_path / "batches" / "whole", "batches", {"seed": 3}, {})
+    recipe = PrepareRecipe(validation_fraction=FRACTION, geometric_median=True)
+    prepare._Preparation(store.stage, whole, recipe, 3, Plan(60, 8)).make()
+    make_with_kills_of_ranks(
+        f"""
+        from pathlib import Path
+        from monosem.recipe import PrepareRecipe
+        from monosem.run import Stage
+        from monosem.store import prepare
+        run = Path({str(tmp_path)!r})
+        FOLDER = run / "batches" / "killed"
+        def make(ranks):
+            source = Stage(run / "activations" / "1.resid_post", "activations", {{"made": "for a test"}}, {{}})
+            stage = Stage(FOLDER, "batches", {{"seed": 3}}, {{}})
+            keys = dict(validation_fraction={FRACTION}, workers=2, consume={consume}, geometric_median=True)
+            prepare._Preparation(source, stage, PrepareRecipe(**keys), 3, prepare.Plan(60, 8), ranks).make()
+        """,
+        longest=0.15,
+    )
+    found, expected = without_times(tmp_path / "batches" / "killed"), without_times(whole.path)
+    assert found.keys() == expected.keys()
+    assert [name for name in expected if found[name] != expected[name]] == []
+    rows = [read_all(tmp_path / "batches" / "killed", part) for part in ("train-", "validation-")]
+    assert torch.equal(torch.cat([part.token for part in rows]).sort().values, store.rows.token)

@@ -23,9 +23,10 @@ from monosem.sae.nested import Nested
 from monosem.sae.objective import Objective
 from monosem.sae.penalties import Penalty
 from monosem.store.loader import Cursor, Loader
-from monosem.train.lockstep import Feed, Gathered
+from monosem.train.lockstep import Gathered
 from monosem.train.optim import OptimSettings
 from monosem.train.parallel import Together
+from monosem.train.source import Feed
 from monosem.train.step import StepSettings, TrainStep
 
 D, N, K, BATCH = 24, 96, 4, 64
@@ -58,7 +59,7 @@ def new_step(way: str, exchange: Exchange) -> TrainStep:
 
 def feed(folder: Path, exchange: Exchange, cursor: Cursor | None = None) -> Feed:
     """The stored batches, as training reads them."""
-    own = Loader(folder, BATCH, 3, 0, cursor, exchange.reads(BATCH))
+    own = Loader(folder, BATCH, 3, 0, cursor, only=exchange.reads(BATCH))
     return Gathered(own, exchange, torch.device("cpu")) if isinstance(exchange, Together) else own
 
 

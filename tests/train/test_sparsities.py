@@ -13,6 +13,7 @@ from monosem.sae.losses import AuxK
 from monosem.sae.nested import Nested
 from monosem.sae.objective import Objective
 from monosem.sae.penalties import Penalty
+from monosem.store.pairs import Sample
 from monosem.train.optim import OptimSettings
 from monosem.train.resample import resample
 from monosem.train.step import StepSettings, TrainStep
@@ -153,7 +154,7 @@ def test_dead_latents_start_anew_from_what_is_reconstructed_badly() -> None:
     odd = batch(5)
     odd[:3] = torch.eye(D)[:3] * 500  # three inputs that nothing reconstructs
     before = step.sae.W_enc.detach().clone()
-    count = resample(step, [batch(4), odd, batch(6)], torch.Generator().manual_seed(0))
+    count = resample(step, [Sample(x, x) for x in (batch(4), odd, batch(6))], torch.Generator().manual_seed(0))
     assert count == 3
     sae = step.sae
     z = sae.normalise(odd[:3]).z
@@ -167,7 +168,7 @@ def test_dead_latents_start_anew_from_what_is_reconstructed_badly() -> None:
     assert torch.equal(sae.W_enc[live], before[live])
     assert not step.updater.moments["W_enc"].second[dead].any()
     assert len(step.dead.dead()) == 0
-    assert resample(step, [odd], torch.Generator()) == 0
+    assert resample(step, [Sample(odd, odd)], torch.Generator()) == 0
 
 
 def test_thresholds_start_from_the_first_batch() -> None:

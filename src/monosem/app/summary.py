@@ -51,13 +51,19 @@ def evaluation(run: Run) -> dict[str, Any]:
 def _metrics(run: Run) -> Table:
     """The SAE's figures beside its baselines, each without and with attention sinks."""
     found = evaluation(run)
+    fitted = {
+        f"PCA, {figures['components']}" if name == "pca" else name: figures
+        for name, figures in found["baselines"].items()
+        if name != "random_sae"
+    }
     columns = {
         "SAE": found,
         "random SAE": found["baselines"]["random_sae"],
-        f"PCA, {found['baselines']['pca']['components']}": found["baselines"]["pca"],
+        **fitted,
         "SAE, all tokens": found["all_tokens"],
     }
-    title = f"{run.path.name}: {run.recipe.hook_point} of {run.recipe.model.source}, on held-out sentences"
+    places = " to ".join(run.recipe.trained_on)
+    title = f"{run.path.name}: {places} of {run.recipe.model.source}, on held-out sentences"
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column(min_width=26)
     for name in columns:

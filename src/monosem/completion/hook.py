@@ -1,6 +1,7 @@
-"""The hook of one generation: reads the latents at every new token, and edits the rows that are steered.
+"""The hooks of one generation: read the latents at every new token, and edit the rows that are steered.
 
-Reading happens first, so what is read are the latents before the edit. Costs one encoding of each new token, no pass.
+Reading happens first, so what is read are the latents before the edit. Costs one encoding of each new token, no pass. A
+transcoder is read at one hook point and edited at a later one of the same pass.
 """
 
 from collections.abc import Sequence
@@ -10,7 +11,9 @@ import torch
 from torch import Tensor
 
 from monosem.lm.generate import Step
+from monosem.lm.hooks import Hook
 from monosem.lm.packed import Packed
+from monosem.recipe import Recipe
 from monosem.sae.autoencoder import Autoencoder
 from monosem.sae.codes import Codes
 from monosem.steering import Steering, within
@@ -40,6 +43,7 @@ class RowHook:
         self._rows = torch.zeros(0, dtype=torch.int64)
         self._reads = False
         self._readings: list[Reading] = []
+        self._source: tuple[Tensor, Codes | None] | None = None
 
     @property
     def needed(self) -> bool:
@@ -65,15 +69,37 @@ class RowHook:
         taken, self._readings = self._readings, []
         return taken
 
+    def hooks(self, recipe: Recipe) -> dict[str, Hook]:
+        """The functions for `model.hooks`; none where there is nothing to do."""
+        if not self.needed:
+            return {}
+        if self._sae.config.transcodes:
+            return {recipe.hook_point: self.watch, recipe.output_hook_point: self.edit}
+        return {recipe.hook_point: self}
+
     @torch.no_grad()
     def __call__(self, x: Tensor) -> Tensor | None:
-        codes = self._read(x) if self._reads else None
+        """Both at one hook point."""
+        self.watch(x)
+        return self.edit(x)
+
+    @torch.no_grad()
+    def watch(self, x: Tensor) -> None:
+        """What the SAE reads, `[T, d]`."""
+        self._source = x, self._read(x) if self._reads else None
+
+    @torch.no_grad()
+    def edit(self, x: Tensor) -> Tensor | None:
+        """The activations `[T, d_out]` that it writes to."""
+        assert self._source is not None, "what is read comes before what is edited"
+        (source, codes), self._source = self._source, None
         if self._steering is None:
             return None
         steered = self._steered[self._rows].to(x.device)
         if not steered.any():
             return None
-        x[steered] = self._steering(x[steered], None if codes is None else _rows(codes, steered))
+        known = None if codes is None else _rows(codes, steered)
+        x[steered] = self._steering(x[steered], known, source[steered] if self._sae.config.transcodes else None)
         return x
 
     def _read(self, x: Tensor) -> Codes:

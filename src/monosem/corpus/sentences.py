@@ -75,12 +75,16 @@ def make(run: Run) -> Stage:
     chosen = selection.choose(opened, recipe.max_documents, run.recipe.seed)
     batches = selection.batches(opened, chosen, done.place, done.documents, SHARD_CHARACTERS)
     workers = recipe.workers or os.cpu_count() or 1
+    most = recipe.max_sentences
     with Splitter(workers) as splitter, progress("sentences", chosen.total, "documents", done.documents) as advance:
         for batch in batches:
+            if most is not None and done.sentences >= most:
+                break
             texts = [Text(document.text, document.language) for document in batch.documents]
             # a corpus that ends within one shard is split sooner than worker processes start
             spread = batch.full or bool(stage.shards)
-            done = _write(stage, batch, splitter.split(texts, advance, spread), done)
+            split = splitter.split(texts, advance, spread)
+            done = _write(stage, batch, split if most is None else _cut(split, most - done.sentences), done)
     return _finish(stage, done, recipe)
 
 
@@ -104,10 +108,21 @@ class _Done(NamedTuple):
         )
 
 
+def _cut(split: Sequence[Sequence[str]], most: int) -> list[Sequence[str]]:
+    """The first documents, up to the one that makes `most` sentences full, whose other sentences are left out."""
+    kept: list[Sequence[str]] = []
+    for sentences in split:
+        if most <= 0:
+            break
+        kept.append(sentences[:most])
+        most -= len(sentences)
+    return kept
+
+
 def _write(stage: Stage, batch: Batch, split: Sequence[Sequence[str]], done: _Done) -> _Done:
-    """One more shard; returns what is done with it."""
+    """One more shard, of the documents that `split` holds the sentences of; returns what is done with it."""
     columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
-    for number, (document, sentences) in enumerate(zip(batch.documents, split, strict=True), done.documents):
+    for number, (document, sentences) in enumerate(zip(batch.documents, split, strict=False), done.documents):
         columns["document"] += [number] * len(sentences)
         columns["index"] += range(len(sentences))
         columns["text"] += sentences
@@ -119,7 +134,7 @@ def _write(stage: Stage, batch: Batch, split: Sequence[Sequence[str]], done: _Do
     with atomic_path(stage.path / name) as temporary:
         pq.write_table(pa.table(columns, schema=SCHEMA), temporary, compression="zstd")
     empty = sum(not sentences for sentences in split)
-    stage.add_shard(name, rows, documents=len(batch.documents), empty=empty, place=list(batch.place))
+    stage.add_shard(name, rows, documents=len(split), empty=empty, place=list(batch.place))
     return _Done.after(stage.shards)
 
 

@@ -1,7 +1,8 @@
 """What any method gets for free: an untrained SAE of the same shape, and PCA with as many components as the SAE's k.
 
-Both are methods like the SAE and go through the same measures. PCA is fitted on training vectors; `pca_curve` tells how
-many components reach the SAE's FVU. Knows no language model.
+A transcoder, which does not see what it reconstructs, has the best affine map in the place of PCA. All are methods like
+the SAE and go through the same measures; they are fitted on training vectors. `pca_rank` tells how many components
+reach the SAE's FVU. Knows no language model.
 """
 
 from collections.abc import Iterable
@@ -13,7 +14,9 @@ from torch import Tensor
 
 from monosem.evaluate.reconstruction import Rebuilt
 from monosem.sae.autoencoder import Autoencoder
-from monosem.sae.initialise import Statistics
+from monosem.store.pairs import Sample
+
+DAMPING = 1e-6  # of a direction's variance, as a share of the mean over all directions
 
 
 class Pca(NamedTuple):
@@ -25,11 +28,50 @@ class Pca(NamedTuple):
     """[d, d] float32, orthonormal columns, largest variance first."""
     components: int
 
-    def __call__(self, x: Tensor) -> Rebuilt:
-        """Rebuild `x [B, d]`."""
-        basis = self.basis[:, : self.components]
+    def __call__(self, sample: Sample) -> Rebuilt:
+        """Rebuild the target."""
+        x, basis = sample.target, self.basis[:, : self.components]
         x_hat = (x.float() - self.mean) @ basis @ basis.T + self.mean
         return Rebuilt(x_hat, torch.full((len(x),), self.components))
+
+
+class Affine(NamedTuple):
+    """An affine map of what is read; as a method, its value."""
+
+    weight: Tensor
+    """[d_out, d] float32."""
+    bias: Tensor
+    """[d_out] float32."""
+
+    def __call__(self, sample: Sample) -> Rebuilt:
+        """Predict the target."""
+        target_hat = torch.addmm(self.bias, sample.x.float(), self.weight.T)
+        return Rebuilt(target_hat, torch.full((len(target_hat),), self.weight.shape[1]))
+
+
+def fit_affine(batches: Iterable[Sample]) -> Affine:
+    """The map of least squared error on samples, one batch at least; products are summed in float64.
+
+    Directions in which the samples hardly vary are damped: without that, what is fitted to would not be what is met.
+    """
+    batches = iter(batches)
+    first = next(batches)
+    centre = Sample(first.x.double().mean(0), first.target.double().mean(0))
+    count, total_x, total_y = 0, torch.zeros_like(centre.x), torch.zeros_like(centre.target)
+    xx, xy = torch.outer(total_x, total_x), torch.outer(total_x, total_y)
+    for batch in chain([first], batches):
+        x, y = batch.x.double() - centre.x, batch.target.double() - centre.target
+        count += len(x)
+        total_x += x.sum(0)
+        total_y += y.sum(0)
+        xx += x.T @ x
+        xy += x.T @ y
+    mean_x, mean_y = total_x / count, total_y / count
+    covariance = xx / count - torch.outer(mean_x, mean_x)
+    covariance.diagonal().add_(max(DAMPING * float(covariance.diagonal().mean()), torch.finfo(torch.float64).tiny))
+    weight = torch.linalg.solve(covariance, xy / count - torch.outer(mean_x, mean_y)).T
+    bias = centre.target + mean_y - weight @ (centre.x + mean_x)
+    return Affine(weight.float().contiguous(), bias.float())
 
 
 def fit_pca(batches: Iterable[Tensor], components: int) -> Pca:
@@ -63,15 +105,11 @@ def pca_rank(pca: Pca, batches: Iterable[Tensor], fvu: float) -> int:
     return int((remaining / variance <= fvu).nonzero()[0]) if remaining[-1] / variance <= fvu else len(energy)
 
 
-def random_sae(sae: Autoencoder, seed: int, sample: Tensor) -> Autoencoder:
-    """An untrained SAE of the same shape and normalisation, its `b_pre` the mean of the sample in normalised space.
-
-    Args:
-        sample: [B, d] activations.
-    """
-    statistics = Statistics(sae.mean, float(sae.scale)) if sae.config.normalisation == "dataset" else None
-    generator = torch.Generator().manual_seed(seed)
-    untrained = Autoencoder(sae.config, generator, statistics)
+def random_sae(sae: Autoencoder, seed: int, sample: Sample) -> Autoencoder:
+    """An untrained SAE of the same shape and normalisation, its biases the means of the sample in normalised space."""
+    untrained = sae.like(torch.Generator().manual_seed(seed))
     with torch.no_grad():
-        untrained.b_pre.copy_(untrained.normalise(sample).z.mean(0))
+        untrained.b_pre.copy_(untrained.normalise(sample.x).z.mean(0))
+        if untrained.b_dec is not None:
+            untrained.b_dec.copy_(untrained.standardise_target(sample.target).mean(0))
     return untrained

@@ -18,7 +18,9 @@ from monosem.errors import StoreError
 from monosem.evaluate.reconstruction import Figures, Reconstruct, Totals
 from monosem.evaluate.replay import HEAD_ROWS, Replay, packs
 from monosem.lm.packed import Packed
+from monosem.sae.autoencoder import SaeConfig
 from monosem.steering import within
+from monosem.store.pairs import Sample
 
 SMALLEST_LOG_P = -80.0  # below, probabilities would be subnormal numbers, with which a CPU is 20 times slower
 
@@ -30,10 +32,20 @@ class Dropped(NamedTuple):
     """Those with a larger norm."""
     first: bool
     """The first token of every sentence."""
+    source_norm_threshold: float | None = None
+    """Those that a transcoder would make of a vector with a larger norm."""
 
-    def kept(self, x: Tensor, packed: Packed) -> Tensor:
-        """`[T]` bool: the vectors of `x [T, d]` that the store would hold."""
-        kept = within(x, self.norm_threshold)
+    @classmethod
+    def of(cls, config: SaeConfig, first: bool) -> "Dropped":
+        """What is left alone when this SAE's reconstructions take the place of activations."""
+        source = config.norm_threshold if config.transcodes else None
+        return cls(config.output.norm_threshold, first, source)
+
+    def kept(self, sample: Sample, packed: Packed) -> Tensor:
+        """`[T]` bool: the vectors that the store would hold."""
+        kept = within(sample.target, self.norm_threshold)
+        if self.source_norm_threshold is not None:
+            kept &= within(sample.x, self.source_norm_threshold)
         return kept & (packed.position > 0) if self.first else kept
 
 
@@ -93,9 +105,10 @@ def measure(
     with progress.progress("downstream", n_tokens, "tokens") as advance:
         for pack in packs(sentences, batch_tokens):
             packed = replay.pack(pack)
-            x = replay.activations(packed)
-            kept = dropped.kept(x, packed)
-            rebuilt = {name: method(x.float()) for name, method in methods.items()}
+            sample = replay.sample(packed)
+            kept, x = dropped.kept(sample, packed), sample.target
+            exact = Sample(sample.x.float(), x.float())
+            rebuilt = {name: method(exact) for name, method in methods.items()}
             for name, total in totals.items():
                 total.add(x, rebuilt[name])
             inputs = {

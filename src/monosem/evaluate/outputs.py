@@ -91,7 +91,7 @@ def output_scores(replay: Replay, sae: Autoencoder, latents: Tensor, maxima: Ten
             part = slice(start, start + CHUNK_LATENTS)
             packed = replay.pack([prompt] * len(latents[part]))
             amplified = x.float().repeat(len(latents[part]), 1)
-            directions = sae.W_dec[latents[part]].detach() / sae.scale
+            directions = sae.W_dec[latents[part]].detach() / sae.output.scale
             amplified[packed.last] += strength[part, None] * directions.to(x.device)
             ends = replay.final(packed, amplified)[packed.last]
             for tokens, logits in zip(raised[part].split(HEAD_ROWS), replay.head(ends), strict=True):

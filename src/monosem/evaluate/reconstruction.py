@@ -1,8 +1,8 @@
 """How well vectors are rebuilt: FVU, L0, cosine, norms and the reference's loss, summed in float64.
 
 Flow: `Totals.add` takes vectors and what was made of them, in any number of batches; `Totals.figures` gives the
-numbers. Anything that maps `x` to a `Rebuilt` can be measured: an SAE, the mean, PCA, the identity. Knows no language
-model and no files. docs/definitions.md states each figure.
+numbers. Anything that maps a sample to a `Rebuilt` of its target can be measured: an SAE, the mean, PCA, the identity.
+Knows no language model and no files. docs/definitions.md states each figure.
 """
 
 from collections.abc import Callable, Iterable
@@ -13,20 +13,21 @@ from torch import Tensor
 
 from monosem.errors import StoreError
 from monosem.sae.autoencoder import Autoencoder
+from monosem.store.pairs import Sample
 
 REFERENCE_EPS = 1e-6  # of the reference system's per-vector normalisation
 
 
 class Rebuilt(NamedTuple):
-    """What a method makes of vectors `x [B, d]`."""
+    """What a method makes of a sample."""
 
     x_hat: Tensor
-    """[B, d] float32, in the units of x."""
+    """[B, d_out] float32, in the units of the target."""
     active: Tensor
     """[B] numbers that the method passed on for each vector: active latents, components."""
 
 
-Reconstruct = Callable[[Tensor], Rebuilt]
+Reconstruct = Callable[[Sample], Rebuilt]
 
 
 class Figures(NamedTuple):
@@ -108,42 +109,39 @@ class Totals:
         self.rows += len(x)
 
 
-def measure(batches: Iterable[Tensor], methods: dict[str, Reconstruct]) -> dict[str, Figures]:
+def measure(batches: Iterable[Sample], methods: dict[str, Reconstruct]) -> dict[str, Figures]:
     """Figures of every method over the same vectors, in one pass.
-
-    Args:
-        batches: tensors `[B, d]`.
 
     Raises:
         StoreError: as `Totals.figures`.
     """
     totals = {name: Totals() for name in methods}
-    for x in batches:
-        x = x.float()
+    for batch in batches:
+        exact = Sample(batch.x.float(), batch.target.float())
         for name, method in methods.items():
-            totals[name].add(x, method(x))
+            totals[name].add(exact.target, method(exact))
     return {name: total.figures() for name, total in totals.items()}
 
 
 def through(sae: Autoencoder) -> Reconstruct:
     """The SAE as a method: encode, decode, count the latents that fired."""
 
-    def rebuild(x: Tensor) -> Rebuilt:
-        codes = sae.encode(x)
-        return Rebuilt(sae.decode(codes), (codes.values != 0).sum(1))
+    def rebuild(sample: Sample) -> Rebuilt:
+        x_hat, codes = sae(sample.x)
+        return Rebuilt(x_hat, (codes.values != 0).sum(1))
 
     return rebuild
 
 
-def identity(x: Tensor) -> Rebuilt:
+def identity(sample: Sample) -> Rebuilt:
     """The vectors themselves: the best that a method can do."""
-    return Rebuilt(x, torch.full((len(x),), x.shape[1]))
+    return Rebuilt(sample.target, torch.full((len(sample.target),), sample.target.shape[1]))
 
 
 def constant(vector: Tensor) -> Reconstruct:
     """One vector `[d]` for all: the mean of mean ablation, or zero."""
 
-    def rebuild(x: Tensor) -> Rebuilt:
-        return Rebuilt(vector.to(x).expand_as(x), torch.zeros(len(x)))
+    def rebuild(sample: Sample) -> Rebuilt:
+        return Rebuilt(vector.to(sample.target).expand_as(sample.target), torch.zeros(len(sample.target)))
 
     return rebuild

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from monosem.lm.hookpoints import HookPoint
+from monosem.lm.hookpoints import HookPoint, require_before
 from monosem.lm.packed import Packed
 from monosem.lm.protocol import LanguageModel
+from monosem.store.pairs import Sample
 
 RESUMABLE = ("resid_pre", "resid_post")
 HEAD_ROWS = 128  # whose values over the whole vocabulary are held at once: small enough that memory is reused
@@ -22,12 +23,17 @@ HEAD_ROWS = 128  # whose values over the whole vocabulary are held at once: smal
 class Replay:
     """Reads a model's activations at `hook_point` and lets it go on from others.
 
+    Args:
+        source: the hook point that is read to make these others. None: the same.
+
     Raises:
-        ModelError: the hook point does not exist.
+        ModelError: a hook point does not exist, or the source comes after the other.
     """
 
-    def __init__(self, model: LanguageModel, hook_point: str) -> None:
-        self.model, self.hook_point = model, hook_point
+    def __init__(self, model: LanguageModel, hook_point: str, source: str | None = None) -> None:
+        self.model, self.hook_point, self.source = model, hook_point, source or hook_point
+        if self.source != hook_point:
+            require_before(self.source, hook_point)
         point = HookPoint.parse(hook_point, model.config.n_layers)
         self.resumes = point.site in RESUMABLE and not point.norm
         self._end = f"{model.config.n_layers - 1}.resid_post"
@@ -39,6 +45,11 @@ class Replay:
     def activations(self, packed: Packed) -> Tensor:
         """`[T, d]`, in the model's own type."""
         return self.model.activations(packed, [self.hook_point])[self.hook_point]
+
+    def sample(self, packed: Packed) -> Sample:
+        """What is read, and what the hook point has, in the model's own type."""
+        found = self.model.activations(packed, list(dict.fromkeys((self.source, self.hook_point))))
+        return Sample(found[self.source], found[self.hook_point])
 
     def final(self, packed: Packed, x: Tensor) -> Tensor:
         """`[T, d_model]`: the end of the residual stream where `x [T, d]` stands at the hook point."""

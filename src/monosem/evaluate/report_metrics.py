@@ -89,7 +89,7 @@ METRICS: dict[str, dict[str, Metric]] = {
     },
 }
 """By the group they stand in."""
-COLUMNS = {"random_sae": "random SAE", "pca": "PCA"}
+COLUMNS = {"random_sae": "random SAE", "pca": "PCA", "affine": "affine map"}
 SAME_ROW = {"ce": "ce_sae", "kl": "kl_sae"}  # how a baseline names its own losses
 
 

@@ -50,7 +50,8 @@ def assemble(
                 **{key: value for key, value in reconstruction[name].items() if key != "rows"},
                 **_of_method(default, name, clean),
             }
-            for name in ("random_sae", "pca")
+            for name in reconstruction
+            if name != "sae"
         },
         "steering": steering,
     }

@@ -6,7 +6,7 @@ object. Each file is a shard, so an interrupted stage goes on behind the last on
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -16,7 +16,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from torch import Tensor
 
 from monosem import finetune
 from monosem.atomic import atomic_path, write_text
@@ -25,14 +24,16 @@ from monosem.evaluate import baselines, downstream, held_out, outputs, reconstru
 from monosem.evaluate.reconstruction import Reconstruct
 from monosem.evaluate.replay import Replay
 from monosem.interpret import examples
+from monosem.lm.hookpoints import require_before
 from monosem.lm.source import open_model
 from monosem.run import Run, Stage
 from monosem.sae import files
 from monosem.store import activations, loader, prepare
+from monosem.store.pairs import Sample
 from monosem.store.stats import Statistics
 
 BATCH = 4096  # activations measured at once
-PCA_BATCHES = 64  # of training activations, the first of the shuffled store, that PCA is fitted on
+FITTED_BATCHES = 64  # of training activations, the first of the shuffled store, that baselines are fitted on
 
 
 def open_stage(run: Run) -> Stage:
@@ -68,6 +69,16 @@ def make(run: Run) -> Stage:
     return stage
 
 
+def check(run: Run, verbs: Sequence[str], redo: str | None) -> None:  # noqa: ARG001
+    """Refuse a transcoder whose target the language model computes before its source, before anything is done.
+
+    Raises:
+        ModelError: it is one, or a name is no hook point.
+    """
+    if run.recipe.output_hook_point != run.recipe.hook_point:
+        require_before(run.recipe.hook_point, run.recipe.output_hook_point)
+
+
 def read(file: Path) -> dict[str, Any]:
     """A JSON object that this stage wrote."""
     return json.loads(file.read_text(encoding="utf-8"))
@@ -77,7 +88,7 @@ def _upstream(run: Run) -> list[Stage]:
     return [
         sentences.open_stage(run),
         activations.open_stage(run, run.recipe.hook_point),
-        prepare.open_stage(run, run.recipe.hook_point),
+        *(prepare.open_stage(run, name) for name in run.recipe.trained_on),
         finetune.sae_stage(run),
         examples.open_stage(run),
     ]
@@ -90,6 +101,8 @@ class _Parts:
         self.run, self.recipe, self.folder = run, run.recipe, folder
         self.batches = run.folder("batches", run.recipe.hook_point)
         self.sae = files.load(run.sae_folder)
+        self.output = run.recipe.output_hook_point
+        self.targets = run.folder("batches", self.output) if self.sae.config.transcodes else None
 
     def in_order(self) -> dict[str, Callable[[Path], int]]:
         return {
@@ -101,11 +114,12 @@ class _Parts:
         }
 
     def reconstruction(self, file: Path) -> int:
-        measured = ("sae", "random_sae", "pca")
-        figures = reconstruction.measure(self._validation(), {name: self.methods[name] for name in measured})
-        needed = baselines.pca_rank(self.pca, self._validation(), figures["sae"].fvu)
+        measured = {name: method for name, method in self.methods.items() if name not in ("zero", "mean")}
+        figures = reconstruction.measure(self._validation(), measured)
         found: dict[str, Any] = {name: figure._asdict() for name, figure in figures.items()}
-        found["pca"] |= {"components": self.pca.components, "components_at_sae_fvu": needed}
+        if isinstance(pca := measured.get("pca"), baselines.Pca):
+            needed = baselines.pca_rank(pca, (batch.x for batch in self._validation()), figures["sae"].fvu)
+            found["pca"] |= {"components": pca.components, "components_at_sae_fvu": needed}
         return _save(file, found, figures["sae"].rows)
 
     def downstream(self, file: Path) -> int:
@@ -114,7 +128,7 @@ class _Parts:
             self.held_out,
             self.methods,
             everywhere=("sae", "zero", "mean"),
-            dropped=downstream.Dropped(self.sae.config.norm_threshold, self.recipe.capture.drop_first),
+            dropped=downstream.Dropped.of(self.sae.config, self.recipe.capture.drop_first),
             batch_tokens=self.recipe.evaluate.batch_tokens,
         )
         measured = {
@@ -133,7 +147,7 @@ class _Parts:
         live = self.observed.filter(pa.array(self.observed["fire_count"].to_numpy() > 0))
         ids, maxima = live["latent"].to_numpy(), live["max"].to_numpy()
         latents, model = torch.tensor(ids, dtype=torch.int64), self.replay.model
-        lens = outputs.lens(model, self.recipe.hook_point, self.sae.W_dec.detach()[latents])
+        lens = outputs.lens(model, self.output, self.sae.W_dec.detach()[latents])
         scores = outputs.output_scores(self.replay, self.sae, latents, torch.tensor(maxima), lens.raised)
         columns = {"latent": pa.array(ids, pa.int32()), "output_score": scores.numpy(), "max": maxima}
         sides = {"raised": (lens.raised, lens.raised_by), "lowered": (lens.lowered, lens.lowered_by)}
@@ -172,24 +186,25 @@ class _Parts:
 
     @cached_property
     def replay(self) -> Replay:
-        return Replay(open_model(self.recipe.model), self.recipe.hook_point)
+        return Replay(open_model(self.recipe.model), self.output, self.recipe.hook_point)
 
     @cached_property
     def methods(self) -> dict[str, Reconstruct]:
         """By name, what stands in for activations."""
-        mean = torch.as_tensor(Statistics.load(self.batches).mean).float()
+        mean = torch.as_tensor(Statistics.load(self.targets or self.batches).mean).float()
         untrained = baselines.random_sae(self.sae, self.recipe.seed, next(self._training()))
         return {
             "sae": reconstruction.through(self.sae),
             "zero": reconstruction.constant(torch.zeros_like(mean)),
             "mean": reconstruction.constant(mean),
             "random_sae": reconstruction.through(untrained),
-            "pca": self.pca,
+            **self._fitted(),
         }
 
-    @cached_property
-    def pca(self) -> baselines.Pca:
-        return baselines.fit_pca(self._training(), self.sae.config.k)
+    def _fitted(self) -> dict[str, Reconstruct]:
+        if self.sae.config.transcodes:
+            return {"affine": baselines.fit_affine(self._training())}
+        return {"pca": baselines.fit_pca((batch.x for batch in self._training()), self.sae.config.k)}
 
     @cached_property
     def observed(self) -> pa.Table:
@@ -201,13 +216,14 @@ class _Parts:
         """Token ids of the held-out sentences."""
         return held_out.token_ids(self.run, self.replay.model.tokenizer)
 
-    def _validation(self) -> Iterator[Tensor]:
-        return loader.validation(self.batches, BATCH)
+    def _validation(self) -> Iterator[Sample]:
+        return loader.validation(self.batches, BATCH, target=self.targets)
 
-    def _training(self) -> Iterator[Tensor]:
+    def _training(self) -> Iterator[Sample]:
         """The beginning of the shuffled training set."""
-        source = loader.Loader(self.batches, BATCH, self.recipe.seed, workers=0)
-        return (batch.x for batch in islice(source, min(PCA_BATCHES, max(1, source.rows // BATCH))))
+        source = loader.Loader(self.batches, BATCH, self.recipe.seed, workers=0, target=self.targets)
+        count = min(FITTED_BATCHES, max(1, source.rows // BATCH))
+        return (Sample(batch.x, batch.target) for batch in islice(source, count))
 
 
 def _save(file: Path, value: dict[str, Any], rows: int) -> int:

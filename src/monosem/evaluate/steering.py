@@ -132,7 +132,7 @@ class _Trial:
         self._replay, self._prompts = replay, prompts
         packed = replay.pack(prompts)
         self._x = replay.activations(packed)
-        self._edited = within(self._x, sae.config.norm_threshold).nonzero().squeeze(1)
+        self._edited = within(self._x, sae.config.output.norm_threshold).nonzero().squeeze(1)
         self._spread = spread(sae, self._x)[self._edited]
         self._clean = replay.final(packed, self._x)[self._edited]
 
@@ -192,7 +192,7 @@ class _RowPush:
 
     def __call__(self, x: Tensor) -> Tensor:
         pushed = x.float() + self._pushes[self._rows] * spread(self._sae, x)
-        return torch.where(within(x, self._sae.config.norm_threshold)[:, None], pushed.to(x), x)
+        return torch.where(within(x, self._sae.config.output.norm_threshold)[:, None], pushed.to(x), x)
 
     def follow(self, step: Step) -> None:
         """The next pass reads one token of each row that goes on (`monosem.lm.generate.Step.rows`)."""

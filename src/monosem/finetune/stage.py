@@ -165,7 +165,8 @@ class _Finetuning:
             training.load_state_dict(saved.step)
             self.account.load_state_dict(saved.tracker)
         own, drop_first = run.recipe.finetune, run.recipe.capture.drop_first
-        self.step = FinetuneStep(model, run.recipe.hook_point, training, own.alpha, drop_first)
+        points = run.recipe
+        self.step = FinetuneStep(model, points.hook_point, training, own.alpha, drop_first, points.output_hook_point)
         self._saved_at = time.monotonic()
 
     def make(self) -> None:

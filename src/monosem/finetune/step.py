@@ -38,12 +38,13 @@ class FinetuneStep:
 
     Attributes:
         model: the language model, whose weights stay.
-        hook_point: where the SAE's activations are.
+        hook_point: what the SAE reads.
         training: the step of the SAE's own loss; it holds the optimizer.
         alpha: 1: the KL divergence is weighted such that it is as large as the fraction of variance unexplained, anew
             in every step and without a gradient through the weight (Karvonen, 2025: the two losses have different
             scales, and what was tuned for one then serves for both).
         drop_first: whether first tokens of sentences were left out of the SAE's training.
+        output_hook_point: what it reconstructs, of a transcoder. None: what it reads.
     """
 
     model: LanguageModel
@@ -51,6 +52,7 @@ class FinetuneStep:
     training: TrainStep
     alpha: float = 1.0
     drop_first: bool = False
+    output_hook_point: str | None = None
 
     @torch.no_grad()
     def step(self, sentences: Sequence[Sequence[int]]) -> FinetuneResult:
@@ -62,20 +64,27 @@ class FinetuneStep:
             SaeError: the activations are of another width than the SAE.
         """
         sae, packed = self.training.sae, Packed.pack(sentences, self.model.device)
-        x = self.model.activations(packed, [self.hook_point])[self.hook_point]
-        kept = within(x, sae.config.norm_threshold)
+        output = self.output_hook_point or self.hook_point
+        found = self.model.activations(packed, list(dict.fromkeys((self.hook_point, output))))
+        source, x, device = found[self.hook_point], found[output], sae.W_enc.device
+        kept = within(source, sae.config.norm_threshold)
         if self.drop_first:
             kept &= packed.position > 0
-        normalised = sae.normalise(x[kept].to(sae.W_enc.device))
-        unit = 1 / sae.scale if normalised.std is None else normalised.std  # raw units in one normalised unit
+        target = None
+        if sae.config.transcodes:
+            kept &= within(x, sae.config.output.norm_threshold)
+            target = sae.standardise_target(x[kept].to(device))
+        normalised = sae.normalise(source[kept].to(device))
+        # raw units in one normalised unit
+        unit = 1 / sae.output.scale if normalised.std is None or sae.config.transcodes else normalised.std
         kl = weight = 0.0
 
         def further(error: Tensor, main: float) -> Term:
             nonlocal kl, weight
             x_hat = x.to(torch.float32, copy=True)
             x_hat[kept] += (error * unit).to(x.device)
-            kl, gradient = self.model.kl_gradient(self.hook_point, x, x_hat, packed)
+            kl, gradient = self.model.kl_gradient(output, x, x_hat, packed)
             weight = self.alpha * main / max(kl, SMALLEST_KL)
             return Term(weight * kl, gradient[kept].to(unit.device) * (weight * unit))
 
-        return FinetuneResult(self.training.step_normalised(normalised.z, further), kl, weight)
+        return FinetuneResult(self.training.step_normalised(normalised.z, target, further), kl, weight)

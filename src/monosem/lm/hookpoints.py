@@ -62,9 +62,23 @@ class HookPoint(NamedTuple):
             return HookPoint(self.layer - 1, "resid_post", self.norm)
         return self
 
+    def before(self, other: "HookPoint") -> bool:
+        """Whether a pass comes here first."""
+
+        def order(point: HookPoint) -> tuple[int, int, bool]:
+            return point.layer, SITES.index(point.site), point.norm
+
+        return order(self.canonical) < order(other.canonical)
+
     def width(self, config: ModelConfig) -> int:
         """Width of the activations here."""
         return config.z_width if self.site == "z" else config.d_model
+
+
+def require_before(source: str, target: str) -> None:
+    """Raise ModelError unless a pass comes to `source` before it comes to `target`."""
+    if not HookPoint.parse(source).before(HookPoint.parse(target)):
+        raise ModelError(f"{target} comes before {source} in a pass, so it cannot be made of it; exchange the two")
 
 
 def _nearest(place: str) -> str:

@@ -105,6 +105,12 @@ class Tokenizer:
         special = {token.content: index for index, token in backend.get_added_tokens_decoder().items() if token.special}
         return cls(backend, special, eos_ids, chat_template, _bos_of(backend))
 
+    def save(self, path: Path) -> None:
+        """Write a `tokenizer.json` that `from_file` reads; the chat template is not in it."""
+        copy = tokenizers.Tokenizer.from_str(self._backend.to_str())
+        copy.add_special_tokens(list(self.special))
+        copy.save(str(path))
+
     def encode(self, text: str, special: bool = False) -> list[int]:
         """Return the ids of `text`. With `special`, spellings of special tokens become these tokens."""
         if not special or not self.special:

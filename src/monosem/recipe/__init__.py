@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field, model_validator
 from monosem.errors import RecipeError
 from monosem.recipe.data import CaptureRecipe, CorpusRecipe, ModelRecipe, PrepareRecipe
 from monosem.recipe.finetune import FinetuneRecipe
+from monosem.recipe.latents import CoactivationRecipe, GroupsRecipe
 from monosem.recipe.reading import (
     AGGREGATIONS,
     Aggregation,
@@ -24,6 +25,7 @@ from monosem.recipe.reading import (
     ExplainRecipe,
     ReportRecipe,
 )
+from monosem.recipe.scoring import ScoreRecipe
 from monosem.recipe.section import OPERATIONAL, Section
 from monosem.recipe.training import SaeRecipe, TrainRecipe, check_training
 
@@ -31,16 +33,19 @@ __all__ = [
     "AGGREGATIONS",
     "Aggregation",
     "CaptureRecipe",
+    "CoactivationRecipe",
     "CorpusRecipe",
     "EvaluateRecipe",
     "ExamplesRecipe",
     "ExplainRecipe",
     "FinetuneRecipe",
+    "GroupsRecipe",
     "ModelRecipe",
     "PrepareRecipe",
     "Recipe",
     "ReportRecipe",
     "SaeRecipe",
+    "ScoreRecipe",
     "TrainRecipe",
     "dump",
     "known_keys",
@@ -64,23 +69,41 @@ class Recipe(Section):
     train: TrainRecipe = TrainRecipe()
     finetune: FinetuneRecipe = FinetuneRecipe()
     examples: ExamplesRecipe = ExamplesRecipe()
+    coactivation: CoactivationRecipe = CoactivationRecipe()
+    groups: GroupsRecipe = GroupsRecipe()
     explain: ExplainRecipe = ExplainRecipe()
     evaluate: EvaluateRecipe = EvaluateRecipe()
+    score: ScoreRecipe = ScoreRecipe()
     report: ReportRecipe = ReportRecipe()
 
     @model_validator(mode="after")
     def _sections_fit(self) -> "Recipe":
-        chosen = self.train.hook_point
-        if chosen is not None and chosen not in self.capture.hook_points:
-            captured = ", ".join(self.capture.hook_points)
-            raise RecipeError(f"train.hook_point = {chosen!r} is not among capture.hook_points: {captured}")
+        for key in ("hook_point", "target_hook_point"):
+            chosen = getattr(self.train, key)
+            if chosen is not None and chosen not in self.capture.hook_points:
+                captured = ", ".join(self.capture.hook_points)
+                raise RecipeError(f"train.{key} = {chosen!r} is not among capture.hook_points: {captured}")
+        if self.train.target_hook_point == self.hook_point:
+            raise RecipeError(f"train.target_hook_point = {self.hook_point!r} is what is read as well; drop it")
+        if self.sae.skip and self.train.target_hook_point is None:
+            raise RecipeError("sae.skip goes with a transcoder: set train.target_hook_point, or drop it")
         check_training(self.sae, self.train)
         return self
 
     @property
     def hook_point(self) -> str:
-        """The hook point the SAE is trained on."""
+        """The hook point the SAE reads."""
         return self.train.hook_point or self.capture.hook_points[0]
+
+    @property
+    def output_hook_point(self) -> str:
+        """The hook point the SAE reconstructs, and where its latents are edited: another one for a transcoder."""
+        return self.train.target_hook_point or self.hook_point
+
+    @property
+    def trained_on(self) -> tuple[str, ...]:
+        """The hook points whose activations training needs: one, or a transcoder's two."""
+        return tuple(dict.fromkeys((self.hook_point, self.output_hook_point)))
 
 
 def load(path: Path) -> Recipe:

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from monosem.recipe.section import OPERATIONAL, Count, Section
+from monosem.recipe.section import LATER, OPERATIONAL, Count, Section
 
 
 class ModelRecipe(Section):
@@ -35,6 +35,8 @@ class CorpusRecipe(Section):
     """The column or key of a label to keep beside each document, if any."""
     max_documents: Count | None = None
     """At most this many documents, drawn at random with the run's seed, their order kept. None: all."""
+    max_sentences: Count | None = Field(default=None, json_schema_extra=LATER)
+    """Stop after this many sentences. None: all."""
     max_tokens: Count = 192
     """Longer sentences are cut to this many tokens when they are read by the model; their text stays whole."""
     workers: int = Field(default=0, ge=0, json_schema_extra=OPERATIONAL)
@@ -58,6 +60,9 @@ class CaptureRecipe(Section):
     """Drop the activation of every sentence's first token."""
     max_norm_ratio: float = Field(default=10.0, ge=0)
     """Drop activations whose norm exceeds this multiple of the median norm (attention sinks). 0: keep all."""
+    paired: bool = True
+    """With several hook points: a token dropped at one is dropped at all, so that their rows pair, as transcoders need.
+    false: each is a store of its own, and one more can be captured later."""
     source: str | None = Field(default=None, json_schema_extra=OPERATIONAL)
     """Path or fsspec URL (`s3://bucket/demo/activations`) of the same activations, captured elsewhere: a folder of hook
     points, plain or packed. Their shards stay there and are fetched as they are read. None: capture them."""
@@ -72,10 +77,13 @@ class PrepareRecipe(Section):
     """Share of the sentences held out for validation."""
     shard_mb: Count = 512
     """Size of one shuffled shard, MiB; each is shuffled in memory."""
+    geometric_median: bool = False
+    """Measure the geometric median of all training activations, for `sae.b_pre`, which else takes that of a sample. It
+    reads them some ten times more."""
     workers: int = Field(default=0, ge=0, json_schema_extra=OPERATIONAL)
     """Threads. 0: one per core."""
     consume: bool = Field(default=False, json_schema_extra=OPERATIONAL)
-    """Delete each shard of activations once its rows are sorted: one copy less on the disk. `examples` then needs them
+    """Delete each shard of activations once its rows are sorted: one copy less on the disk. `codes` then needs them
     captured again."""
     source: str | None = Field(default=None, json_schema_extra=OPERATIONAL)
     """Path or fsspec URL (`s3://bucket/demo/batches`) of the same batches, prepared elsewhere: a folder of hook points,

@@ -19,6 +19,9 @@ Count = Annotated[int, Field(ge=1)]
 OPERATIONAL: dict[str, JsonValue] = {"operational": True}  # marks a key that cannot change any byte of the result
 
 
+LATER: dict[str, JsonValue] = {"later": True}  # marks a key that files were made without: at its default it is left out
+
+
 class Section(BaseModel):
     """A part of the recipe: frozen, no unknown keys, a docstring beneath every key."""
 
@@ -36,12 +39,13 @@ class Section(BaseModel):
 
     def fingerprint_part(self) -> dict[str, Any]:
         """The keys that decide the bytes a stage makes, ready for JSON."""
-        operational = {
+        without = {
             name
             for name, info in type(self).model_fields.items()
-            if isinstance(info.json_schema_extra, dict) and info.json_schema_extra.get("operational")
+            if isinstance(marks := info.json_schema_extra, dict)
+            and (marks.get("operational") or (marks.get("later") and getattr(self, name) == info.default))
         }
-        return self.model_dump(mode="json", exclude=operational)
+        return self.model_dump(mode="json", exclude=without)
 
 
 def _describe(error: ValidationError, prefix: str) -> str:

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from monosem.errors import RecipeError
-from monosem.recipe.section import OPERATIONAL, Count, Fraction, Section
+from monosem.recipe.section import LATER, OPERATIONAL, Count, Fraction, Section
 
 
 class SaeRecipe(Section):
@@ -29,6 +29,8 @@ class SaeRecipe(Section):
 
     b_pre: Literal["mean", "geometric_median", "zero"] = "mean"
     """Start of the shared bias: the mean of the activations, or their geometric median, which outliers move less."""
+    skip: bool = Field(default=False, json_schema_extra=LATER)
+    """Give a transcoder an affine map past its latents, so that they need not learn what is linear."""
     threshold: float | None = Field(default=None, gt=0)
     """Start of the thresholds of `jumprelu`, in pre-activations. None: what `k` latents of the first batch exceed."""
 
@@ -48,6 +50,9 @@ class TrainRecipe(Section):
 
     hook_point: str | None = None
     """Which captured hook point to train on. None: the first one captured."""
+    target_hook_point: str | None = Field(default=None, json_schema_extra=LATER)
+    """Which captured hook point to reconstruct: a transcoder, as from `10.resid_mid.norm` to `10.mlp_out`. None: the
+    one that is read."""
     seed: int | None = Field(default=None, ge=0)
     """Seed of the initialisation and of the order of the batches. None: the run's."""
     order_seed: int | None = Field(default=None, ge=0)

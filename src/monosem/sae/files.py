@@ -2,7 +2,8 @@
 
 `cfg.json`: schema version, configuration, metadata (free: how it was trained). Tensors: `W_enc [n, d]`, `b_enc [n]`,
 `W_dec [n, d]`, `b_pre [d]`; with `dataset` normalisation `mean [d]`, `scale []`; `log_threshold [n]` of a JumpReLU,
-`threshold []` of a BatchTopK SAE; all float32.
+`threshold []` of a BatchTopK SAE; all float32. A transcoder has `W_dec [n, d_out]`, `b_dec [d_out]`, unless nothing is
+normalised `target_mean [d_out]` and `target_scale []`, with a skip `W_skip [d_out, d]`.
 """
 
 import dataclasses
@@ -18,13 +19,17 @@ from torch import Tensor
 
 from monosem.atomic import atomic_folder
 from monosem.errors import SaeError
-from monosem.sae.autoencoder import BY_LATENT, Autoencoder, SaeConfig
+from monosem.sae.autoencoder import BY_LATENT, Autoencoder
+from monosem.sae.config import SaeConfig
 from monosem.sae.exchange import ALONE, Exchange
 from monosem.sae.initialise import Statistics
 
 SCHEMA = 1
 WEIGHTS = "sae.safetensors"
 CONFIG = "cfg.json"
+TRANSCODER_KEYS = ("d_out", "target_hook_point", "target_norm_threshold", "skip")
+"""Of the configuration; an autoencoder's file leaves them out."""
+OPTIONAL = ("log_threshold", "threshold", "b_dec", "W_skip")
 
 
 def save(sae: Autoencoder, folder: Path, metadata: Mapping[str, Any] | None = None) -> None:
@@ -32,6 +37,8 @@ def save(sae: Autoencoder, folder: Path, metadata: Mapping[str, Any] | None = No
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sae.state_dict().items()}
     if sae.config.normalisation != "dataset":
         del tensors["mean"], tensors["scale"]
+    if sae.config.transcodes and not sae.config.normalised_target:
+        del tensors["target_mean"], tensors["target_scale"]
     folder.parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(folder) as temporary:
         save_file(tensors, temporary / WEIGHTS)
@@ -40,9 +47,10 @@ def save(sae: Autoencoder, folder: Path, metadata: Mapping[str, Any] | None = No
 
 def write_config(config: SaeConfig, folder: Path, metadata: Mapping[str, Any] | None = None) -> None:
     """Write the configuration of an SAE into `folder`."""
+    shape = dataclasses.asdict(config)
     content = {
         "schema_version": SCHEMA,
-        "config": dataclasses.asdict(config),
+        "config": {key: value for key, value in shape.items() if config.transcodes or key not in TRANSCODER_KEYS},
         "metadata": dict(metadata or {}),
     }
     (folder / CONFIG).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -66,9 +74,12 @@ def assembled(config: SaeConfig, tensors: dict[str, Tensor], exchange: Exchange 
     statistics = None
     if config.normalisation == "dataset":
         statistics = Statistics(tensors["mean"], float(tensors["scale"]))
-    sae = Autoencoder(config, statistics=statistics, b_pre=tensors["b_pre"], exchange=exchange)
+    target = None
+    if config.normalised_target:
+        target = Statistics(tensors["target_mean"], float(tensors["target_scale"]))
+    sae = Autoencoder(config, statistics=statistics, b_pre=tensors["b_pre"], target=target, exchange=exchange)
     with torch.no_grad():
-        for name in ("W_enc", "b_enc", "W_dec", "log_threshold", "threshold"):
+        for name in ("W_enc", "b_enc", "W_dec", *OPTIONAL):
             if name in tensors:
                 getattr(sae, name).copy_(tensors[name])
     return sae
@@ -124,14 +135,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _read_tensors(path: Path, config: SaeConfig, exchange: Exchange) -> dict[str, Tensor]:
-    d, n = config.d, config.n
-    shapes: dict[str, list[int]] = {"W_enc": [n, d], "b_enc": [n], "W_dec": [n, d], "b_pre": [d]}
-    if config.normalisation == "dataset":
-        shapes |= {"mean": [d], "scale": []}
-    if config.sparsity == "jumprelu":
-        shapes["log_threshold"] = [n]
-    if config.sparsity == "batchtopk":
-        shapes["threshold"] = []
+    shapes = _shapes(config)
     tensors = {}
     try:
         with safe_open(path, framework="pt") as file:
@@ -148,3 +152,22 @@ def _read_tensors(path: Path, config: SaeConfig, exchange: Exchange) -> dict[str
     except SafetensorError as error:
         raise SaeError(f"{path}: damaged ({error}); copy the folder again") from None
     return tensors
+
+
+def _shapes(config: SaeConfig) -> dict[str, list[int]]:
+    """The tensors of an SAE's file."""
+    d, n, out = config.d, config.n, config.width_out
+    shapes: dict[str, list[int]] = {"W_enc": [n, d], "b_enc": [n], "W_dec": [n, out], "b_pre": [d]}
+    if config.normalisation == "dataset":
+        shapes |= {"mean": [d], "scale": []}
+    if config.sparsity == "jumprelu":
+        shapes["log_threshold"] = [n]
+    if config.sparsity == "batchtopk":
+        shapes["threshold"] = []
+    if config.transcodes:
+        shapes["b_dec"] = [out]
+    if config.normalised_target:
+        shapes |= {"target_mean": [out], "target_scale": []}
+    if config.skip:
+        shapes["W_skip"] = [out, d]
+    return shapes

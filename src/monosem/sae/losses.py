@@ -69,7 +69,7 @@ class AuxGradients(NamedTuple):
     b_enc: Tensor
     """[n_dead]"""
     w_dec: Tensor
-    """[n_dead, d]"""
+    """[n_dead, d_out]"""
 
 
 def total_variance(z: Tensor, workspace: Workspace, exchange: Exchange = ALONE) -> float:
@@ -99,7 +99,7 @@ class Revival:
 
     Args:
         z: [B, d] normalised, centred inputs.
-        weights: [n, d], [n], [n, d].
+        weights: [n, d], [n], [n, d_out].
         dead: [n_dead] int64, ascending.
         plan: from `AuxK.plan`, of the dead latents and activations of all processes.
         workspace: its buffers hold the returned gradients until the next one.
@@ -124,7 +124,9 @@ class Revival:
         self._chosen = chosen = exchange.evenly(plan.rows, len(z), z.device)
         self._inputs = torch.index_select(z, 0, chosen, out=self._buffer("inputs", len(chosen), d))
         encoder = torch.index_select(weights.w_enc, 0, dead, out=self._buffer("encoder", m, d))
-        self._decoder = torch.index_select(weights.w_dec, 0, dead, out=self._buffer("decoder", m, d))
+        self._decoder = torch.index_select(
+            weights.w_dec, 0, dead, out=self._buffer("decoder", m, weights.w_dec.shape[1])
+        )
         codes = self._buffer("codes", len(chosen), m)
         self._codes = torch.addmm(weights.b_enc[dead], self._inputs, encoder.T, out=codes)
         if most is not None:
@@ -137,7 +139,7 @@ class Revival:
             codes.relu_()
 
     def decode(self, error: Tensor) -> None:
-        """Begin to reconstruct what is left over; error: [B, d], reconstruction minus input, is read at once."""
+        """Begin to reconstruct what is left over; error: [B, d_out], reconstruction minus target, is read at once."""
         shape = (len(self._chosen), error.shape[1])
         difference = torch.index_select(error, 0, self._chosen, out=self._buffer("difference", *shape))
         # e_hat - residual = e_hat + error, which one of the processes brings in

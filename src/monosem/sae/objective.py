@@ -56,7 +56,7 @@ class Batch(NamedTuple):
     z: Tensor
     """[B, d] normalised, centred inputs."""
     target: Tensor
-    """[B, d_out] what the codes reconstruct: `z` itself, but for transcoders."""
+    """[B, d_out] what is reconstructed: `z` itself, but for transcoders, whose target is centred by `b_dec`."""
     variance: float
     """Total variance of the whole batch's target."""
     share: float = 1.0
@@ -107,7 +107,7 @@ class Gradients(NamedTuple):
     z: Tensor
     """[B, d]"""
     vectors: dict[str, Tensor]
-    """Gradients of the parameters that are vectors, by name."""
+    """Gradients of all other parameters, by name: vectors, and a transcoder's `W_skip`."""
     dec_extra: DenseRows | None
     enc_extra: DenseRows | None
     dec_norms: Tensor | None
@@ -152,7 +152,7 @@ def gradients(
 
     partial = exchange.add_up(kernels.decode(values, selection.pattern, w_dec))
     revival = _revival(sae, objective.aux, batch, dead, signed=sparsity.signed, workspace=workspace)
-    output = _errors(partial(), batch, objective.nested)
+    output = _errors(partial(), _left_to_codes(sae, batch, workspace), objective.nested)
     if revival is not None:
         revival.decode(output.main)
     main, nested = _squared(output, objective.nested)
@@ -200,7 +200,7 @@ def gradients(
         d_output=d_output,
         d_pre=d_pre,
         z=z,
-        vectors=_vectors(encoder, b_enc, d_output, d_threshold, len(z) if exchange.first else 0),
+        vectors=_vectors(sae, encoder, b_enc, d_output, d_threshold, z),
         dec_extra=None if aux is None else DenseRows(dead, aux.w_dec),
         enc_extra=None if aux is None else DenseRows(dead, aux.w_enc),
         dec_norms=d_norms,
@@ -232,13 +232,22 @@ class _Errors(NamedTuple):
     """[B, d_out] a view: that of the SAE's own reconstruction."""
 
 
-def _errors(partial: Tensor, batch: Batch, nested: Nested | None) -> _Errors:
+def _left_to_codes(sae: Autoencoder, batch: Batch, workspace: Workspace) -> Tensor:
+    """[B, d_out]: the target less what passes by the codes."""
+    if sae.W_skip is None:
+        return batch.target
+    target = batch.target
+    left = workspace.get("objective.target", tuple(target.shape), target.dtype, target.device)
+    return torch.addmm(target, batch.z, sae.W_skip.detach().T, alpha=-1, out=left)
+
+
+def _errors(partial: Tensor, target: Tensor, nested: Nested | None) -> _Errors:
     """From `partial [G * B, d_out]`, what each reconstruction adds to the one before; its memory is used."""
     if nested is None:
-        error = partial.sub_(batch.target)  # the bias is in both, and cancels
+        error = partial.sub_(target)  # the bias is in both, and cancels
         return _Errors(error, error)
-    each = partial.view(nested.count, *batch.target.shape)
-    each[0] -= batch.target
+    each = partial.view(nested.count, *target.shape)
+    each[0] -= target
     for later in range(1, nested.count):
         each[later] += each[later - 1]
     return _Errors(partial, each[nested.main])
@@ -288,11 +297,20 @@ def _over_all(losses: Losses, exchange: Exchange) -> Losses:
 
 
 def _vectors(
-    encoder: Encoder, b_enc: Tensor, d_output: Tensor, d_threshold: Tensor | None, rows: int
+    sae: Autoencoder, encoder: Encoder, b_enc: Tensor, d_output: Tensor, d_threshold: Tensor | None, z: Tensor
 ) -> dict[str, Tensor]:
-    # b_pre is added to every reconstruction (the first rows hold the gradients of all) and taken from every input;
-    # the former is known to all latent ranks alike, so that all but one count no rows
-    vectors = {"b_enc": b_enc, "b_pre": d_output[:rows].sum(0) - b_enc @ encoder.weight}
+    # the first rows hold the gradients of every reconstruction; all latent ranks know them alike, and only one counts
+    z = z[: len(z) if sae.exchange.first else 0]
+    own = d_output[: len(z)]
+    added, taken = own.sum(0), b_enc @ encoder.weight
+    if sae.b_dec is None:
+        # b_pre is added to every reconstruction and taken from every input
+        vectors = {"b_enc": b_enc, "b_pre": added - taken}
+    elif sae.W_skip is None:
+        vectors = {"b_enc": b_enc, "b_pre": -taken, "b_dec": added}
+    else:
+        taken = taken + added @ sae.W_skip.detach()
+        vectors = {"b_enc": b_enc, "b_pre": -taken, "b_dec": added, "W_skip": own.T @ z}
     if d_threshold is not None and encoder.threshold is not None:
         vectors["log_threshold"] = d_threshold * encoder.threshold
     return vectors

@@ -41,10 +41,10 @@ class Format(NamedTuple):
     def d(self) -> int:
         return len(self.centre)
 
-    def empty(self, rows: int) -> Stored:
+    def empty(self, rows: int, device: torch.device | str = "cpu") -> Stored:
         """Room for activations."""
-        scales = torch.empty((rows, scales_of(self.dtype, self.d)), dtype=SCALE_DTYPE)
-        return Stored(torch.empty((rows, self.d), dtype=self.dtype), scales)
+        scales = torch.empty((rows, scales_of(self.dtype, self.d)), dtype=SCALE_DTYPE, device=device)
+        return Stored(torch.empty((rows, self.d), dtype=self.dtype, device=device), scales)
 
     def encode(self, x: Tensor) -> Stored:
         """Activations `x [rows, d]` as they are stored; on the device of `x`."""

@@ -3,7 +3,8 @@
 The store is shuffled already, row by row. An epoch takes its shards, and in a shard its blocks of `BLOCK_ROWS`, in an
 order drawn from seed, epoch and shard; so a place is three numbers and needs no replay. Threads that run ahead read the
 rows, and decode int8, straight into reused batch buffers. An epoch's last rows and the next one's first share a batch:
-every batch is full and no row is left out. Knows nothing of what the batches are for.
+every batch is full and no row is left out. With a target, rows of two folders are read side by side. Knows nothing of
+what the batches are for.
 """
 
 from collections import deque
@@ -18,8 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from monosem.store.pairs import PairedFile, Sample, in_order, open_pairs
 from monosem.store.shard_file import Extent
-from monosem.store.shards import ShardFile, is_far, open_shards, where_of
+from monosem.store.shards import is_far
 
 BLOCK_ROWS = 512  # consecutive rows of a shard that stay together
 OPEN_FILES, FAR_OPEN_FILES = 64, 3
@@ -37,11 +39,12 @@ class Cursor(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What a step trains on."""
+    """What a step trains on. Its memory is filled anew once the next batch is asked for: clone what must stay."""
 
     x: Tensor
-    """`[B, d]`: floats as stored, int8 as float32. Its memory is filled anew once the next batch is asked for: clone
-    what must stay."""
+    """`[B, d]`: floats as stored, int8 as float32."""
+    target: Tensor
+    """`[B, d_out]`: what shall be made of them; `x` itself, but for transcoders."""
     cursor: Cursor
     """The place after this batch: a loader made with it goes on there."""
 
@@ -66,6 +69,7 @@ class Loader:
         seed: int,
         workers: int = 2,
         cursor: Cursor | None = None,
+        target: Path | None = None,
         only: range | None = None,
     ) -> None:
         """Open a `batches` folder and check its shards.
@@ -74,24 +78,24 @@ class Loader:
             batch: rows of a batch.
             workers: threads that read ahead. 0: read when asked.
             cursor: where to begin. None: at the beginning.
+            target: the `batches` folder of another hook point, whose rows come as the targets.
             only: the rows of every batch that are read, where other processes read the others; cursors are those of
                 whole batches. None: all.
 
         Raises:
-            StoreError: the stage is not complete, or a shard is missing or damaged.
+            StoreError: the stage is not complete, a shard is missing or damaged, or the two folders do not pair.
         """
-        found = open_shards(folder, "train-")
-        filled = [shard for shard in found.shards if shard.rows]
-        self._sizes = [shard.rows for shard in filled]
-        self._places = [where_of(folder, shard) for shard in filled]
+        self._places = [place for place in open_pairs(folder, "train-", target) if place.shard.rows]
+        self._sizes = [place.shard.rows for place in self._places]
         # a shard of the cache takes room on the disk as long as it is open
-        most = FAR_OPEN_FILES if any(map(is_far, self._places)) else OPEN_FILES
-        self._open = lru_cache(most)(lambda number: ShardFile(self._places[number]))
+        most = FAR_OPEN_FILES if any(is_far(place.own) for place in self._places) else OPEN_FILES
+        self._open = lru_cache(most)(lambda number: PairedFile(self._places[number]))
         self._batch, self._seed, self._workers, self._only = batch, seed, workers, only or range(batch)
         cursor = cursor or Cursor()
         self._batches = self._read_ahead(cursor)
         first = self._open(self._shard_at(cursor.epoch, cursor.shard))
-        self.d, self.dtype = first.d, first.dtype
+        self._empty = first.empty
+        self.d, self.dtype = first.own.d, first.own.dtype
 
     @property
     def rows(self) -> int:
@@ -111,32 +115,30 @@ class Loader:
     def _read_ahead(self, cursor: Cursor) -> Generator[Batch]:
         """Batches from `cursor` on."""
         pinned = torch.cuda.is_available()
-        buffers = [
-            torch.empty((len(self._only), self.d), dtype=self.dtype, pin_memory=pinned)
-            for _ in range(self._workers + 2)
-        ]
+        buffers = [self._empty(len(self._only), pinned=pinned) for _ in range(self._workers + 2)]
         plan = self._plan(cursor)
         if not self._workers:
             for following, pieces in plan:
                 self._fill(buffers[0], pieces)
-                yield Batch(buffers[0], following)
+                yield Batch(*buffers[0], following)
             return
         with ThreadPoolExecutor(self._workers) as pool:
-            waiting: deque[tuple[Future[None], Tensor, Cursor]] = deque()
+            waiting: deque[tuple[Future[None], Sample, Cursor]] = deque()
             for buffer, (following, pieces) in zip(buffers, plan, strict=False):
                 waiting.append((pool.submit(self._fill, buffer, pieces), buffer, following))
             while True:
                 future, buffer, following = waiting.popleft()
                 future.result()
-                yield Batch(buffer, following)
+                yield Batch(*buffer, following)
                 following, pieces = next(plan)
                 waiting.append((pool.submit(self._fill, buffer, pieces), buffer, following))
 
-    def _fill(self, buffer: Tensor, pieces: list[Piece]) -> None:
+    def _fill(self, buffer: Sample, pieces: list[Piece]) -> None:
         done = 0
         for piece in pieces:
-            out = buffer[done : done + piece.rows]
-            self._open(piece.shard).activations(piece.start, piece.start + piece.rows, out)
+            part = slice(done, done + piece.rows)
+            out = Sample(buffer.x[part], buffer.target[part])
+            self._open(piece.shard).read(piece.start, piece.start + piece.rows, out)
             done += piece.rows
 
     def _plan(self, cursor: Cursor) -> Iterator[tuple[Cursor, list[Piece]]]:
@@ -175,33 +177,24 @@ class Loader:
     def _prefetch(self, epoch: int, place: int) -> None:
         """Begin to fetch the shard that is read next, if it lies elsewhere."""
         epoch, place = (epoch, place) if place < len(self._sizes) else (epoch + 1, 0)
-        where = self._places[self._shard_at(epoch, place)]
-        if not isinstance(where, Path | Extent):
-            where.prefetch()
+        following = self._places[self._shard_at(epoch, place)]
+        for where in (following.own, following.target):
+            if where is not None and not isinstance(where, Path | Extent):
+                where.prefetch()
 
 
-def training(folder: Path, batch: int, limit: int | None = None) -> Iterator[Tensor]:
+def training(folder: Path, batch: int, limit: int | None = None, target: Path | None = None) -> Iterator[Sample]:
     """The training activations once, as `validation`."""
-    return _in_order(folder, "train-", batch, limit)
+    return in_order(open_pairs(folder, "train-", target), batch, limit)
 
 
-def validation(folder: Path, batch: int, limit: int | None = None) -> Iterator[Tensor]:
+def validation(folder: Path, batch: int, limit: int | None = None, target: Path | None = None) -> Iterator[Sample]:
     """The held-out activations once, `[<= batch, d]` as in a `Batch`, in the order of the store; at most `limit` rows.
 
     Raises:
         StoreError: as `Loader`.
     """
-    return _in_order(folder, "validation-", batch, limit)
-
-
-def _in_order(folder: Path, prefix: str, batch: int, limit: int | None) -> Iterator[Tensor]:
-    shards = open_shards(folder, prefix)
-    left = shards.rows if limit is None else min(limit, shards.rows)
-    for file in map(ShardFile, shards.paths):
-        rows = min(file.rows, left)
-        left -= rows
-        for start in range(0, rows, batch):
-            yield file.activations(start, min(start + batch, rows))
+    return in_order(open_pairs(folder, "validation-", target), batch, limit)
 
 
 def _within(pieces: list[Piece], rows: range) -> list[Piece]:

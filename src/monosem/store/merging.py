@@ -22,7 +22,7 @@ from monosem.store.pack import CALIBRATION
 from monosem.store.shard_file import ShardFile
 from monosem.store.shards import open_shards, store_manifest
 
-SUMMED = ("tokens", "dropped_first", "dropped_norm", "nonfinite")
+SUMMED = ("tokens", "dropped_first", "dropped_norm", "nonfinite", "dropped_elsewhere")
 
 
 class Merged(NamedTuple):

@@ -2,14 +2,16 @@
 
 Flow: pass 1 sorts the rows of each source shard into random buckets, one file in `scatter/` a source shard; pass 2
 gathers a bucket from all of them, shuffles it in memory and writes it as a final shard. A file depends on its number
-and the seed alone, so that the result is the same whatever the workers, and an interrupted stage goes on with the files
-that are missing. Which sentence validates is a hash of its number. Knows nothing of batches and epochs.
+and the seed alone, so that the result is the same whatever the workers and ranks, which take one when done with the
+last, and an interrupted stage goes on with those that are missing. Which sentence validates is a hash of its number.
+Knows nothing of batches and epochs.
 """
 
 import contextlib
 import math
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -20,10 +22,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from monosem.atomic import write_text
 from monosem.errors import StoreError
-from monosem.progress import note, progress
+from monosem.hashing import seeded, uniform
+from monosem.progress import note
+from monosem.ranks import Ranks
 from monosem.recipe import PrepareRecipe
 from monosem.run import MANIFEST, Manifest, Run, Stage, read_manifest
-from monosem.store import activations, disk, remote
+from monosem.store import activations, disk, median, remote
 from monosem.store.scatter import gather, row_counts, scatter
 from monosem.store.shards import CONSUMED, ShardFile, consumed, verify_here, where_of
 from monosem.store.stats import FILE as STATISTICS
@@ -47,6 +51,8 @@ def open_stage(run: Run, hook_point: str | None = None) -> Stage:
         unfinished = [stage for stage in stages if not stage.complete]
         return unfinished[0] if unfinished else open_stage(run, run.recipe.hook_point)
     part = {**run.recipe.prepare.fingerprint_part(), "seed": run.recipe.seed}
+    if not run.recipe.prepare.geometric_median:
+        del part["geometric_median"]  # so that what was made before there was one stays valid
     return run.stage(run.folder("batches", hook_point), part, [activations.open_stage(run, hook_point)])
 
 
@@ -57,13 +63,21 @@ def make(run: Run) -> Stage:
         RunError: they have not been captured.
         StoreError: a shard is damaged, the disk is too small, or there are too few sentences to split.
     """
-    for hook_point in run.recipe.capture.hook_points:
+    recipe, capture = run.recipe.prepare, run.recipe.capture
+    for hook_point in capture.hook_points:
         stage = open_stage(run, hook_point)
-        if not stage.complete and run.recipe.prepare.source is not None:
-            remote.adopt(stage, f"{run.recipe.prepare.source}/{hook_point}")
-        elif not stage.complete:
-            source = activations.open_stage(run, hook_point).require()
-            _Preparation(source, stage, run.recipe.prepare, run.recipe.seed).make()
+        if stage.complete:
+            continue
+        if recipe.source is not None:
+            place = f"{recipe.source}/{hook_point}"
+            run.ranks.once(place, lambda stage=stage, place=place: remote.adopt(stage, place) and None)
+            continue
+        source = activations.open_stage(run, hook_point).require()
+        # rows that pair stay in the same places only if they are sorted into as many buckets
+        beside = capture.hook_points if capture.paired else (hook_point,)
+        sources = [activations.open_stage(run, name).require().manifest for name in beside]
+        plan = max(Plan.of(manifest, recipe) for manifest in sources)
+        _Preparation(source, stage, recipe, run.recipe.seed, plan, run.ranks).make()
     return open_stage(run)
 
 
@@ -71,12 +85,12 @@ def check(run: Run, verbs: Sequence[str], redo: str | None) -> None:
     """Refuse what `prepare.consume` would make impossible, before anything is done.
 
     Raises:
-        StoreError: examples are asked for, which read the activations; or batches would go that are the only copy.
+        StoreError: codes are asked for, which are made of the activations; or batches would go that are the only copy.
     """
-    examples = read_manifest(run.folder("examples"))
-    if run.recipe.prepare.consume and "examples" in verbs and (examples is None or not examples.complete):
+    codes = read_manifest(run.folder("codes"))
+    if run.recipe.prepare.consume and {"codes", "examples"} & set(verbs) and (codes is None or not codes.complete):
         raise StoreError(
-            "prepare.consume frees the activations that the stage examples reads; leave it out, or give the verbs "
+            "prepare.consume frees the activations that the stage codes reads; leave it out, or give the verbs "
             "sentences, capture, prepare and train by themselves"
         )
     for hook_point in run.recipe.capture.hook_points if redo == "prepare" else ():
@@ -87,16 +101,8 @@ def check(run: Run, verbs: Sequence[str], redo: str | None) -> None:
 
 
 def is_validation(sentence_ids: ArrayLike, fraction: float, seed: int) -> NDArray[np.bool_]:
-    """Whether each sentence is held out: every stage knows it from the number, without a list.
-
-    The hash is splitmix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators").
-    """
-    x = np.asarray(sentence_ids).astype(np.uint64)
-    x = x + np.uint64((seed * 0xD1342543DE82EF95 + 0x9E3779B97F4A7C15) % 2**64)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    x = x ^ (x >> np.uint64(31))
-    return (x >> np.uint64(11)) * 2.0**-53 < fraction
+    """Whether each sentence is held out: every stage knows it from the number, without a list."""
+    return uniform(seeded(sentence_ids, seed)) < fraction
 
 
 class Plan(NamedTuple):
@@ -120,37 +126,42 @@ class Plan(NamedTuple):
 class _Preparation:
     """One `batches` folder made of one `activations` folder."""
 
-    def __init__(self, source: Stage, stage: Stage, recipe: PrepareRecipe, seed: int) -> None:
+    def __init__(
+        self,
+        source: Stage,
+        stage: Stage,
+        recipe: PrepareRecipe,
+        seed: int,
+        plan: Plan | None = None,
+        ranks: Ranks | None = None,
+    ) -> None:
+        """Open both folders.
+
+        Args:
+            plan: None: what the source's size asks for.
+        """
         self.source, self.stage, self.recipe, self.seed = source, stage, recipe, seed
-        self.plan = Plan.of(source.manifest, recipe)
+        self.plan = plan or Plan.of(source.manifest, recipe)
+        self.ranks = ranks or Ranks()
         self.folder = stage.path / "scatter"
         self.scattered = [self.folder / shard.name for shard in source.shards]
 
     def make(self) -> None:
-        finished = {shard.name for shard in self.stage.begin()}
-        if not finished.issuperset([*self.plan.names, STATISTICS]):
-            with _single_threaded_torch():
+        finished = {shard.name for shard in self.stage.begin(self.ranks)}
+        with _single_threaded_torch():
+            if not finished.issuperset([*self.plan.names, STATISTICS]):
                 self._first_pass()
-                if STATISTICS not in finished:
-                    self._check_split()
-                    merge([Statistics.read(ShardFile(file)) for file in self.scattered]).save(self.stage.path)
-                    self.stage.add_shard(STATISTICS, 0)
-                self._second_pass(finished)
-        shutil.rmtree(self.folder, ignore_errors=True)
+                counts = self.ranks.once("statistics", lambda: self._statistics(finished))
+                self._second_pass(finished, counts)
+            self.stage.collect()
+            if self.recipe.geometric_median and median.FILE not in finished:
+                self._median()
+        if self.ranks.first:
+            shutil.rmtree(self.folder, ignore_errors=True)
         self._finish()
 
     def _first_pass(self) -> None:
-        self.folder.mkdir(exist_ok=True)
-        for leftover in self.folder.glob("*.tmp"):
-            leftover.unlink()
-        missing = [number for number, file in enumerate(self.scattered) if not file.exists()]
-        self._check_source(missing)
-        self._require_room(missing)
-        if self.recipe.consume:
-            self._mark_consumed()
-            # an interrupted process may have sorted a shard and not deleted it
-            for number in set(range(len(self.scattered))) - set(missing):
-                self._free(number)
+        missing = self.ranks.once("the first pass", self._begin)
 
         def scatter_shard(number: int) -> int:
             shard = self.source.shards[number]
@@ -163,18 +174,68 @@ class _Preparation:
             return shard.rows
 
         self._each(scatter_shard, missing, "prepare 1/2", [shard.rows for shard in self.source.shards])
+        self.ranks.barrier("the end of the first pass")
 
-    def _second_pass(self, finished: set[str]) -> None:
+    def _begin(self) -> list[int]:
+        """What rank 0 does before any shard is sorted; returns the numbers of those that are to be."""
+        self.folder.mkdir(exist_ok=True)
+        for leftover in self.folder.glob("*.tmp"):
+            leftover.unlink()
+        missing = [number for number, file in enumerate(self.scattered) if not file.exists()]
+        self._check_source(missing)
+        self._require_room(missing)
+        if self.recipe.consume:
+            self._mark_consumed()
+            # an interrupted process may have sorted a shard and not deleted it
+            for number in set(range(len(self.scattered))) - set(missing):
+                self._free(number)
+        return missing
+
+    def _statistics(self, finished: set[str]) -> NDArray[np.int64]:
+        """What rank 0 does between the passes; returns `[buckets]`, the rows of each."""
+        counts = row_counts(self.scattered)
+        if STATISTICS not in finished:
+            self._check_split(counts)
+            merge(Statistics.read(ShardFile(file)) for file in self.scattered).save(self.stage.path)
+            self.stage.add_shard(STATISTICS, 0)
+        return counts
+
+    def _second_pass(self, finished: set[str], counts: NDArray[np.int64]) -> None:
         names = self.plan.names
         missing = [number for number, name in enumerate(names) if name not in finished]
 
         def gather_shard(number: int) -> int:
             random = np.random.default_rng([self.seed, GATHER, number])
-            rows = gather(self.scattered, number, random, self.stage.path / names[number])
+            rows = int(counts[number])
+            gather(self.scattered, number, rows, random, self.stage.path / names[number])
             self.stage.add_shard(names[number], rows)
             return rows
 
-        self._each(gather_shard, missing, "prepare 2/2", row_counts(self.scattered).tolist())
+        self._each(gather_shard, missing, "prepare 2/2", counts.tolist())
+
+    def _median(self) -> None:
+        """Of the training rows, a round over all shards at a time."""
+        rows = {shard.name: shard.rows for shard in self.stage.shards}
+        parts = median.groups([name for name in self.plan.names[: self.plan.train] if rows[name]])
+
+        def around(point: NDArray[np.float64]) -> list[median.Sums]:
+            own: dict[int, median.Sums] = {}
+
+            def sum_group(number: int) -> int:
+                own[number] = median.sums_of([self.stage.path / name for name in parts[number]], point)
+                return sum(rows[name] for name in parts[number])
+
+            sizes = [sum(rows[name] for name in part) for part in parts]
+            self._each(sum_group, range(len(parts)), "geometric median", sizes)
+            of_all = {
+                number: sums for part in self.ranks.gather("geometric median", own) for number, sums in part.items()
+            }
+            return [of_all[number] for number in range(len(parts))]
+
+        found = median.iterate(Statistics.load(self.stage.path).mean, around)
+        if self.ranks.first:
+            median.save(self.stage.path, found)
+            self.stage.add_shard(median.FILE, 0)
 
     def _buckets(self, file: ShardFile, number: int) -> NDArray[np.int64]:
         """`[rows]`, a random bucket for each row of a source shard: of those for training or those for validation."""
@@ -204,10 +265,11 @@ class _Preparation:
         sizes = [shard.bytes for shard in self.source.shards]
         final = sum(sizes) - sum(shard.bytes for shard in self.stage.shards)
         if self.recipe.consume:
-            sorting = sum(sorted((sizes[number] for number in missing), reverse=True)[: self._workers()])
+            at_once = self._workers() * self.ranks.world
+            sorting = sum(sorted((sizes[number] for number in missing), reverse=True)[:at_once])
             deleted = disk.size_text(sum(sizes))
             needed = max(final, sorting)
-            told = f"; {deleted} of activations are deleted (examples needs them captured again)"
+            told = f"; {deleted} of activations are deleted (codes needs them captured again)"
         else:
             needed, told = final + sum(sizes[number] for number in missing), ""
         note(f"  prepare: needs at most {disk.size_text(needed)} more on the disk{told}")
@@ -222,8 +284,7 @@ class _Preparation:
     def _free(self, number: int) -> None:
         (self.source.path / self.source.shards[number].name).unlink(missing_ok=True)
 
-    def _check_split(self) -> None:
-        rows = row_counts(self.scattered)
+    def _check_split(self, rows: NDArray[np.int64]) -> None:
         for name, count in (("train", rows[: self.plan.train].sum()), ("validate", rows[self.plan.train :].sum())):
             if not count:
                 raise StoreError(
@@ -247,25 +308,37 @@ class _Preparation:
         )
 
     def _each(self, work: Callable[[int], int], numbers: Sequence[int], what: str, rows: Sequence[int]) -> None:
-        """Do `work` for each number over the workers; it returns the rows it handled."""
+        """Do `work` for each number, over the workers of all ranks; it returns the rows it handled.
+
+        Args:
+            rows: of every number, those that are done too.
+        """
         done = sum(rows) - sum(rows[number] for number in numbers)
+        claimed, failed = self.ranks.counter(what), threading.Event()
         with (
-            progress(what, sum(rows), "activations", done) as advance,
+            self.ranks.progress(what, sum(rows), "activations", done) as advance,
             ThreadPoolExecutor(self._workers()) as pool,
         ):
-            futures = [pool.submit(work, number) for number in numbers]
-            try:
-                for future in futures:
-                    advance(future.result())
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+
+            def take() -> None:
+                for index in claimed.numbers(len(numbers)):
+                    if failed.is_set():
+                        return
+                    try:
+                        advance(work(numbers[index]))
+                    except BaseException:
+                        failed.set()
+                        raise
+
+            for future in [pool.submit(take) for _ in range(self._workers())]:
+                future.result()
 
     def _workers(self) -> int:
-        """As the recipe says, but no more buckets than half of the machine's memory holds."""
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        """As the recipe says, but no more buckets than half of the machine's memory holds for the ranks it has."""
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // self.ranks.local_world
         fitting = memory // 2 // (self.recipe.shard_mb << 20)
-        return max(1, min(self.recipe.workers or os.cpu_count() or 1, fitting))
+        cores = max(1, (os.cpu_count() or 1) // self.ranks.local_world)
+        return max(1, min(self.recipe.workers or cores, fitting))
 
 
 @contextlib.contextmanager

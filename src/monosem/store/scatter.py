@@ -58,45 +58,43 @@ def scatter(source: ShardFile, bucket: NDArray[np.int64], train: int, buckets: i
     write_blocks(path, shapes | {name: (t.dtype, tuple(t.shape)) for name, t in small.items()}, blocks())
 
 
-def gather(scattered: Sequence[Path], bucket: int, random: np.random.Generator, path: Path) -> int:
-    """Write the rows of one bucket out of all scattered files, in random order; returns how many they are.
+def gather(scattered: Sequence[Path], bucket: int, rows: int, random: np.random.Generator, path: Path) -> None:
+    """Write the rows of one bucket out of all scattered files, in random order.
+
+    Args:
+        rows: how many they are, of `row_counts`.
 
     Raises:
         StoreError: the files hold activations of different formats.
     """
-    bounds = [_bounds(ShardFile(file), bucket) for file in scattered]
-    rows = sum(stop - start for start, stop in bounds)
     order = random.permutation(rows)
     first = ShardFile(scattered[0])
-    for other in map(ShardFile, scattered[1:]):
-        _check_same_format(first, other)
     shapes = {name: (first.fields[name].dtype, (rows, *first.fields[name].shape[1:])) for name in row_fields(first)}
     # wide numbers first, so that each tensor is aligned
     shapes = dict(sorted(shapes.items(), key=lambda item: -item[1][0].itemsize))
 
+    whole = {name: torch.empty(shape, dtype=dtype) for name, (dtype, shape) in shapes.items()}
+    done = 0
+    for file in map(ShardFile, scattered):  # each is opened once for a bucket: a large store has thousands
+        _check_same_format(first, file)
+        start, stop = file.read("offsets", bucket, bucket + 2).tolist()
+        for name, tensor in whole.items():
+            file.read_into(name, start, memory(tensor[done : done + stop - start]))
+        done += stop - start
+    assert done == rows
+
     def blocks() -> Iterator[Iterator[Tensor]]:
         yield from (iter([tensor]) for tensor in _centre(first).values())
-        for name, (dtype, shape) in shapes.items():
-            whole = torch.empty(shape, dtype=dtype)
-            done = 0
-            for file, (start, stop) in zip(scattered, bounds, strict=True):
-                ShardFile(file).read_into(name, start, memory(whole[done : done + stop - start]))
-                done += stop - start
-            yield _picked(_integers(whole), dtype, order)
+        for name, (dtype, _) in shapes.items():
+            yield _picked(_integers(whole.pop(name)), dtype, order)
 
     centre = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in _centre(first).items()}
     write_blocks(path, centre | shapes, blocks())
-    return rows
 
 
 def row_counts(scattered: Sequence[Path]) -> NDArray[np.int64]:
     """`[buckets]`, the rows of each bucket over all scattered files."""
     return np.sum([np.diff(ShardFile(file).read("offsets").numpy()) for file in scattered], axis=0)
-
-
-def _bounds(file: ShardFile, bucket: int) -> tuple[int, int]:
-    start, stop = file.read("offsets", bucket, bucket + 2).tolist()
-    return start, stop
 
 
 def _decoded(source: ShardFile, order: NDArray[np.int64]) -> Iterator[tuple[Tensor, Tensor]]:

@@ -4,7 +4,7 @@ Blocks are summed in float64 around one of their rows and merged (Chan, Golub an
 pairwise algorithm for computing sample variances"; Welford 1962 is the same for one value at a time).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -101,7 +101,7 @@ class Statistics:
         return float(2.0 ** ((number + 0.5) / BINS_PER_OCTAVE - OCTAVES))
 
 
-def merge(parts: Sequence[Statistics]) -> Statistics:
+def merge(parts: Iterable[Statistics]) -> Statistics:
     """The statistics of all rows together, merged in the order given; at least one part."""
     return reduce(_merge_two, parts)
 

@@ -16,7 +16,15 @@ from monosem.recipe import Recipe
 from monosem.recipe.section import Section
 from monosem.train.settings import seed_of
 
-FIXED = ("train.batch", "train.hook_point", "train.order_seed", "train.device", "train.workers", "train.wandb")
+FIXED = (
+    "train.batch",
+    "train.hook_point",
+    "train.target_hook_point",
+    "train.order_seed",
+    "train.device",
+    "train.workers",
+    "train.wandb",
+)
 """Keys of training that all SAEs of a sweep share."""
 
 

@@ -33,11 +33,11 @@ def make(base: Run, members: Sequence[Opened]) -> dict[str, dict[str, Any]]:
     if missing:
         saes = {member.name: files.load(member.run.folder("sae") / "final") for member in missing}
         progress.note(f"measuring {len(saes)} SAEs")
-        found = _measure(base, saes)
+        found, rows = _measure(base, saes), loop.open_source(base).rows
         for member in missing:
             stage = stages[member.name]
             stage.begin()
-            figures = {**found[member.name], "dead": _dead(member)}
+            figures = {**found[member.name], "dead": _dead(member, rows)}
             write_text(stage.path / FILE, json.dumps(figures, indent=2) + "\n")
             stage.add_shard(FILE, 1)
             stage.finish(**figures)
@@ -49,9 +49,8 @@ def _open_stage(member: Opened) -> Stage:
     return member.run.stage(member.run.folder("measured"), part, [member.stage])
 
 
-def _dead(member: Opened) -> int:
-    """Latents that fired nowhere in the last pass over the training set, or in all of a shorter training."""
-    left = loop.rows_in(member.run)
+def _dead(member: Opened, left: int) -> int:
+    """Latents that fired nowhere in the last `left` activations, or in all of a shorter training."""
     fired = torch.zeros(member.run.recipe.sae.n, dtype=torch.bool)
     for interval in reversed(tracking.read(member.run.path / "tracking")):
         fired |= interval.fire_count > 0
@@ -62,11 +61,13 @@ def _dead(member: Opened) -> int:
 
 
 def _measure(base: Run, saes: Mapping[str, Autoencoder]) -> dict[str, dict[str, Any]]:
-    batches = base.folder("batches", base.recipe.hook_point)
+    source, output = base.recipe.hook_point, base.recipe.output_hook_point
+    batches, targets = base.folder("batches", source), base.folder("batches", output)
     methods = {name: reconstruction.through(sae) for name, sae in saes.items()}
-    stored = reconstruction.measure(loader.validation(batches, BATCH), methods)
-    replay = Replay(open_model(base.recipe.model), base.recipe.hook_point)
-    mean = torch.as_tensor(Statistics.load(batches).mean).float()
+    validation = loader.validation(batches, BATCH, target=None if targets == batches else targets)
+    stored = reconstruction.measure(validation, methods)
+    replay = Replay(open_model(base.recipe.model), output, source)
+    mean = torch.as_tensor(Statistics.load(targets).mean).float()
     ablations = {
         "zero ablation": reconstruction.constant(torch.zeros_like(mean)),
         "mean ablation": reconstruction.constant(mean),
@@ -77,7 +78,7 @@ def _measure(base: Run, saes: Mapping[str, Autoencoder]) -> dict[str, dict[str, 
         held_out.token_ids(base, replay.model.tokenizer),
         {**ablations, **methods},
         everywhere=(),
-        dropped=downstream.Dropped(one.config.norm_threshold, base.recipe.capture.drop_first),
+        dropped=downstream.Dropped.of(one.config, base.recipe.capture.drop_first),
         batch_tokens=base.recipe.evaluate.batch_tokens,
     )
     clean = read.ce_clean

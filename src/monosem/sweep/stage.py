@@ -46,6 +46,7 @@ def train(members: Sequence[Opened]) -> None:
         progress.note("  every SAE is trained already")
         return
     progress.note(f"sweep: {len(members)} SAEs in one pass: {', '.join(member.name for member in members)}")
+    source = loop.open_source(members[0].run)
     by_run = {member.run.path: member for member in members}
 
     def drop(trainer: Trainer, error: TrainingError) -> None:
@@ -57,11 +58,10 @@ def train(members: Sequence[Opened]) -> None:
         trainers = []
         for member in members:
             member.stage.begin()
-            trainer = loop.open_trainer(member.run, member.stage, console=False)
+            trainer = Trainer(member.run, member.stage, source, console=False)
             closing.callback(trainer.close)
             trainers.append(trainer)
-        furthest_back = min(trainers, key=lambda trainer: trainer.state.step)
-        loop.drive(trainers, loop.open_loader(furthest_back.run, furthest_back.cursor), drop)
+        loop.drive(trainers, source, drop)
         for trainer in trainers:
             if not trainer.failed:
                 trainer.finish()

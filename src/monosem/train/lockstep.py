@@ -4,32 +4,15 @@ A batch's rows are read once by all processes together and gathered while the st
 save) of one process is followed by all a step later, so that nobody ever waits to hear of none.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Protocol
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from monosem.sae.exchange import Exchange, Pending
-from monosem.store.loader import Batch
+from monosem.store.loader import Batch, Cursor
 from monosem.train.parallel import Together
-
-
-class Feed(Protocol):
-    """Batches without end."""
-
-    @property
-    def rows(self) -> int:
-        """Rows of an epoch."""
-        ...
-
-    def __iter__(self) -> Iterator[Batch]: ...
-
-    def __next__(self) -> Batch: ...
-
-    def close(self) -> None:
-        """There are no batches after this."""
-        ...
+from monosem.train.source import Feed
 
 
 class Gathered:
@@ -41,40 +24,42 @@ class Gathered:
     def __init__(self, feed: Feed, together: Together, device: torch.device) -> None:
         """Start; `device`: where the batches are wanted."""
         self._feed, self._together, self._device = feed, together, device
-        self._buffers: list[Tensor] = []
+        self._buffers: dict[tuple[str, int], Tensor] = {}
         self._asked = 0
         self._coming = self._ask()
-
-    @property
-    def rows(self) -> int:
-        """Rows of an epoch."""
-        return self._feed.rows
 
     def __iter__(self) -> "Gathered":
         return self
 
     def __next__(self) -> Batch:
         """The rows of this data rank; their memory is filled anew once the next batch is asked for."""
-        x, batch = self._coming
-        here = batch._replace(x=x())
+        x, target, cursor = self._coming
+        here = Batch(x(), target(), cursor)
         self._coming = self._ask()
         return here
 
     def close(self) -> None:
         """Take up what is on its way, and end the feed."""
         try:
-            self._coming[0]()
+            x, target, _ = self._coming
+            x()
+            target()
         finally:
             self._feed.close()
 
-    def _ask(self) -> tuple[Pending, Batch]:
+    def _ask(self) -> tuple[Pending, Pending, Cursor]:
         batch = next(self._feed)
-        own = batch.x.to(self._device, non_blocking=True)
-        if not self._buffers:
-            shape = (len(own) * self._together.latent.ranks, *own.shape[1:])
-            self._buffers = [torch.empty(shape, dtype=own.dtype, device=self._device) for _ in range(2)]
         self._asked += 1
-        return self._together.gather_batch(own, self._buffers[self._asked % 2]), batch
+        x = self._gather("x", batch.x)
+        target = x if batch.target is batch.x else self._gather("target", batch.target)
+        return x, target, batch.cursor
+
+    def _gather(self, name: str, rows: Tensor) -> Pending:
+        own, place = rows.to(self._device, non_blocking=True), (name, self._asked % 2)
+        if place not in self._buffers:
+            shape = (len(own) * self._together.latent.ranks, *own.shape[1:])
+            self._buffers[place] = torch.empty(shape, dtype=own.dtype, device=self._device)
+        return self._together.gather_batch(own, self._buffers[place])
 
 
 class Wish:

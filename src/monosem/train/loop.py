@@ -1,7 +1,7 @@
 """The training stage: shuffled activations in, an SAE out.
 
 Flow: start or resume -> batch, step, track, log, validate, checkpoint -> `sae/final/`. A signal ends the run with a
-checkpoint; the same command goes on, to the same bytes. `drive` carries any number of SAEs over one pass of the store.
+checkpoint; the same command goes on, to the same bytes. `drive` carries any number of SAEs over one pass of a source.
 Knows nothing of language models.
 """
 
@@ -9,27 +9,19 @@ import contextlib
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
-
-import torch
-from torch import Tensor
 
 from monosem import progress
 from monosem.errors import TrainingError
 from monosem.run import Run, Stage
-from monosem.sae.autoencoder import Autoencoder
-from monosem.sae.exchange import ALONE, Exchange
 from monosem.store import prepare
-from monosem.store.loader import Batch, Cursor, Loader, training, validation
-from monosem.store.shards import open_shards
-from monosem.store.stats import Statistics
-from monosem.train.lockstep import Feed, Gathered, Wish
-from monosem.train.parallel import Together, exchange_of, mesh_of
-from monosem.train.settings import device_of, new_sae, seed_of
-from monosem.train.trainer import Data, Trainer
-
-MEDIAN_ROWS = 65_536  # activations that a geometric median is taken of
+from monosem.store.loader import Batch
+from monosem.train.lockstep import Wish
+from monosem.train.parallel import exchange_of, mesh_of
+from monosem.train.settings import seed_of
+from monosem.train.source import Source
+from monosem.train.stored import Stored
+from monosem.train.trainer import Standardised, Trainer
 
 
 def open_stage(run: Run) -> Stage:
@@ -40,7 +32,7 @@ def open_stage(run: Run) -> Stage:
         "train": recipe.train.fingerprint_part(),
         "seed": seed_of(recipe),
     }
-    return run.stage(run.folder("sae"), part, [prepare.open_stage(run, recipe.hook_point)])
+    return run.stage(run.folder("sae"), part, _batches(run))
 
 
 def check(run: Run, verbs: Sequence[str], _redo: str | None) -> None:
@@ -53,8 +45,11 @@ def check(run: Run, verbs: Sequence[str], _redo: str | None) -> None:
         mesh_of(run.recipe, run.ranks.world)
 
 
-def make(run: Run) -> Stage:
+def make(run: Run, source: Source | None = None) -> Stage:
     """Train the SAE, or go on from the last checkpoint; all ranks of the run call this.
+
+    Args:
+        source: of the activations. None: the stored batches.
 
     Raises:
         RunError: the batches have not been made.
@@ -63,74 +58,42 @@ def make(run: Run) -> Stage:
     stage = open_stage(run)
     if stage.complete:
         return stage
-    prepare.open_stage(run, run.recipe.hook_point).require()
+    source = source or open_source(run)
     stage.begin(run.ranks)
-    exchange = exchange_of(run.recipe, run.ranks)
-    trainer = open_trainer(run, stage, exchange=exchange)
+    trainer = Trainer(run, stage, source, exchange=exchange_of(run.recipe, run.ranks))
     try:
-        drive([trainer], open_loader(run, trainer.cursor, exchange))
+        drive([trainer], source)
         trainer.finish()
     finally:
         trainer.close()
     return stage
 
 
-def open_loader(run: Run, cursor: Cursor, exchange: Exchange = ALONE) -> Feed:
-    """The batches of a run's training set from `cursor` on; of several data ranks, this one's part of them."""
-    train = run.recipe.train
-    folder = run.folder("batches", run.recipe.hook_point)
-    seed = seed_of(run.recipe) if train.order_seed is None else train.order_seed
-    if not isinstance(exchange, Together):
-        return Loader(folder, train.batch, seed, train.workers, cursor)
-    own = Loader(folder, train.batch, seed, train.workers, cursor, exchange.reads(train.batch))
-    return Gathered(own, exchange, device_of(run.recipe, run.ranks))
-
-
-def open_trainer(run: Run, stage: Stage, *, console: bool = True, exchange: Exchange = ALONE) -> Trainer:
-    """A trainer for the run's SAE, at its last checkpoint if there is one.
-
-    Args:
-        console: whether its figures are printed as they come.
-        exchange: with the trainers of the other ranks.
+def open_source(run: Run) -> Source:
+    """The stored batches of a run.
 
     Raises:
-        TrainingError: the checkpoint is damaged, or there is too little data.
+        RunError: they have not been made.
+        StoreError: they are damaged, or those of a transcoder's two hook points do not pair.
     """
-    recipe, train = run.recipe, run.recipe.train
-    folder = run.folder("batches", recipe.hook_point)
-    batches = prepare.open_stage(run, recipe.hook_point).manifest
-
-    def ahead(cursor: Cursor) -> Iterator[Tensor]:
-        with contextlib.closing(open_loader(run, cursor, exchange)) as loader:
-            for batch in loader:
-                yield batch.x
-
-    def fresh() -> Autoencoder:
-        sample = _sample(folder) if recipe.sae.b_pre == "geometric_median" else torch.empty(0, 0)
-        return new_sae(recipe, Statistics.load(folder), sample, batches.counts["norm_threshold"], exchange)
-
-    data = Data(
-        rows=rows_in(run),
-        held_out=lambda: validation(folder, train.batch, train.validation_tokens),
-        ahead=ahead,
-    )
-    return Trainer(run, stage, data, fresh, console=console, exchange=exchange)
+    for stage in _batches(run):
+        stage.require()
+    return Stored(run)
 
 
-def rows_in(run: Run) -> int:
-    """Activations of a run's training set."""
-    return open_shards(run.folder("batches", run.recipe.hook_point), "train-").rows
+def _batches(run: Run) -> list[Stage]:
+    return [prepare.open_stage(run, name) for name in run.recipe.trained_on]
 
 
 Dropped = Callable[[Trainer, TrainingError], None]
 
 
-def drive(trainers: Sequence[Trainer], loader: Feed, dropped: Dropped | None = None) -> None:
+def drive(trainers: Sequence[Trainer], source: Source, dropped: Dropped | None = None) -> None:
     """Make all steps that are left of every trainer, each batch being read and normalised once.
 
     Args:
         trainers: of one training set and batch size.
-        loader: at the place of the trainer that is least far.
+        source: of all of them.
         dropped: is told of a trainer whose loss is not finite; the others go on. None: it ends everything.
 
     Raises:
@@ -138,21 +101,27 @@ def drive(trainers: Sequence[Trainer], loader: Feed, dropped: Dropped | None = N
         TrainingError: a loss is not finite.
     """
     going = [trainer for trainer in trainers if not trainer.done]
-    total, begun = max(t.plan.total_steps for t in trainers), min(t.state.step for t in trainers)
+    furthest_back = min(trainers, key=lambda trainer: trainer.state.step)
+    total, begun = max(t.plan.total_steps for t in trainers), furthest_back.state.step
     verb = f"going on after step {begun:,}" if begun else "training"
-    progress.note(f"  {verb}: {total:,} steps over {loader.rows:,} activations")
+    progress.note(f"  {verb}: {total:,} steps over {source.rows:,} activations")
     bar, stop = progress.progress("train", total, "steps", begun), Wish(trainers[0].exchange)
-    with contextlib.closing(loader), contextlib.closing(stop), stop_signals() as stopped, bar as advance:
+    with (
+        contextlib.closing(furthest_back.feed()) as feed,
+        contextlib.closing(stop),
+        stop_signals() as stopped,
+        bar as advance,
+    ):
         for step in range(begun, total):
             if not going:
                 break
-            batch = next(loader)
-            standardised: dict[str, Tensor] = {}
+            batch = next(feed)
+            standardised: dict[str, Standardised] = {}
             for trainer in going:
                 if trainer.state.step == step:  # one that was ahead when it was stopped waits for the others
                     how = trainer.sae.config.normalisation
                     if how not in standardised:
-                        standardised[how] = trainer.sae.standardise(batch.x.to(trainer.device)).y
+                        standardised[how] = trainer.standardise(batch)
                     _train(trainer, batch, standardised[how], dropped)
             going = [trainer for trainer in going if not trainer.done]
             advance(1)
@@ -164,9 +133,9 @@ def drive(trainers: Sequence[Trainer], loader: Feed, dropped: Dropped | None = N
                 raise KeyboardInterrupt
 
 
-def _train(trainer: Trainer, batch: Batch, y: Tensor, dropped: Dropped | None) -> None:
+def _train(trainer: Trainer, batch: Batch, standardised: Standardised, dropped: Dropped | None) -> None:
     try:
-        trainer.train(batch, y)
+        trainer.train(batch, standardised)
     except TrainingError as error:
         if dropped is None:
             raise
@@ -190,8 +159,3 @@ def stop_signals() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _sample(folder: Path) -> Tensor:
-    """[S, d] float32 activations of the training set, which is shuffled."""
-    return torch.cat([part.float() for part in training(folder, 8192, MEDIAN_ROWS)])

@@ -1,5 +1,6 @@
 """From a recipe to what training works with: the number of steps, the settings of a step, the untrained SAE."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,13 +11,16 @@ from monosem.ranks import Ranks
 from monosem.recipe import Recipe
 from monosem.sae.autoencoder import Autoencoder, SaeConfig
 from monosem.sae.exchange import ALONE, Exchange
+from monosem.sae.initialise import Statistics as Normalising
 from monosem.sae.initialise import dataset_statistics, geometric_median
 from monosem.sae.losses import AuxK
 from monosem.sae.nested import Nested
 from monosem.sae.objective import Objective
 from monosem.sae.penalties import Penalty
+from monosem.store.pairs import Sample
 from monosem.store.stats import Statistics
 from monosem.train.optim import OptimSettings
+from monosem.train.source import Known
 from monosem.train.step import StepSettings
 
 ENCODER_NORMS = {"topk": 1.0, "abstopk": 1.0}
@@ -58,6 +62,11 @@ class Plan:
 def seed_of(recipe: Recipe) -> int:
     """The seed of initialisation and batch order."""
     return recipe.seed if recipe.train.seed is None else recipe.train.seed
+
+
+def order_seed_of(recipe: Recipe) -> int:
+    """The seed of batch order alone."""
+    return seed_of(recipe) if recipe.train.order_seed is None else recipe.train.order_seed
 
 
 def device_of(recipe: Recipe, ranks: Ranks | None = None) -> torch.device:
@@ -124,20 +133,17 @@ def _penalty(recipe: Recipe, steps: int) -> Penalty | None:
 
 
 def new_sae(
-    recipe: Recipe,
-    statistics: Statistics,
-    sample: Tensor,
-    norm_threshold: float | None,
-    exchange: Exchange = ALONE,
+    recipe: Recipe, known: Known, sample: Sample, target: Known | None = None, exchange: Exchange = ALONE
 ) -> Autoencoder:
     """The untrained SAE of a recipe.
 
     Args:
-        statistics: of the training set.
-        sample: [S, d] raw activations, for a geometric median.
-        norm_threshold: activations with a larger norm are not in the training set.
+        known: of the training set.
+        sample: raw activations, for a geometric median that is not known.
+        target: of what a transcoder shall make of them. None: an autoencoder.
         exchange: with the processes that hold the other latents.
     """
+    statistics = known.statistics
     config = SaeConfig(
         d=len(statistics.mean),
         n=recipe.sae.n,
@@ -146,26 +152,42 @@ def new_sae(
         normalisation=recipe.sae.normalisation,
         model=recipe.model.source,
         hook_point=recipe.hook_point,
-        norm_threshold=norm_threshold,
+        norm_threshold=known.norm_threshold,
         prefixes=recipe.sae.prefixes,
+        d_out=None if target is None else len(target.statistics.mean),
+        target_hook_point="" if target is None else recipe.output_hook_point,
+        target_norm_threshold=None if target is None else target.norm_threshold,
+        skip=recipe.sae.skip,
     )
-    mean, variance = torch.from_numpy(statistics.mean), torch.from_numpy(statistics.variance)
     norm = recipe.sae.encoder_norm
-    known = dataset_statistics(mean, variance) if config.normalisation == "dataset" else None
     sae = Autoencoder(
         config,
         torch.Generator().manual_seed(seed_of(recipe)),
-        known,
+        _normalising(statistics) if config.normalisation == "dataset" else None,
         encoder_norm=ENCODER_NORMS.get(config.sparsity, ENCODER_NORM) if norm is None else norm,
         threshold=recipe.sae.threshold,
+        target=_normalising(target.statistics) if target is not None and config.normalised_target else None,
         exchange=exchange,
     )
-    if recipe.sae.b_pre == "mean":
-        centre = sae.standardise(mean[None].float()).y[0]
-    elif recipe.sae.b_pre == "geometric_median":
-        centre = geometric_median(sae.standardise(sample).y)
-    else:
-        centre = torch.zeros(config.d)
     with torch.no_grad():
-        sae.b_pre.copy_(centre)
+        sae.b_pre.copy_(_centre(recipe, known, sample.x, lambda x: sae.standardise(x).y))
+        if sae.b_dec is not None and target is not None:
+            sae.b_dec.copy_(_centre(recipe, target, sample.target, sae.standardise_target))
     return sae
+
+
+def _normalising(statistics: Statistics) -> Normalising:
+    return dataset_statistics(torch.from_numpy(statistics.mean), torch.from_numpy(statistics.variance))
+
+
+def _centre(recipe: Recipe, known: Known, sample: Tensor, standardise: Callable[[Tensor], Tensor]) -> Tensor:
+    """[d] where a bias starts that all activations share."""
+    match recipe.sae.b_pre:
+        case "mean":
+            return standardise(torch.from_numpy(known.statistics.mean)[None].float())[0]
+        case "geometric_median" if known.median is not None:
+            return standardise(torch.from_numpy(known.median)[None].float())[0]
+        case "geometric_median":
+            return geometric_median(standardise(sample))
+        case "zero":
+            return torch.zeros(len(known.statistics.mean))

@@ -91,40 +91,47 @@ class TrainStep:
         self.dead = DeadLatents(len(self.sae.b_enc), settings.dead_window, self.sae.W_enc.device)
         self._k = KSchedule(self.sae.config.k, settings.k_start, settings.k_steps)
 
-    def step(self, x: Tensor) -> StepResult:
+    def step(self, x: Tensor, target: Tensor | None = None) -> StepResult:
         """One optimizer step on raw activations `x [B, d]` of any float type.
+
+        Args:
+            target: [B, d_out] raw activations that a transcoder shall make of them.
 
         Raises:
             TrainingError: the loss is not finite; the weights are then as they were.
-            SaeError: x has another width.
+            SaeError: x or target has another width.
         """
-        return self.step_normalised(self.sae.normalise(x).z)
+        goal = None if target is None else self.sae.standardise_target(target)
+        return self.step_normalised(self.sae.normalise(x).z, goal)
 
     @torch.no_grad()
-    def step_normalised(self, z: Tensor, further: Further | None = None) -> StepResult:
+    def step_normalised(self, z: Tensor, target: Tensor | None = None, further: Further | None = None) -> StepResult:
         """`step` on `z [B, d]` as `Autoencoder.normalise` gives it; `z` is left as it is.
 
         All processes of the SAE's exchange make the step together, each with the activations of its data rank.
 
         Args:
+            target: [B, d_out] as `Autoencoder.standardise_target` gives it. None: `z`, of an autoencoder.
             further: one more term of the loss; the batch is then computed all at once, whatever `micro_batch` says.
         """
+        assert (target is None) == (self.sae.b_dec is None), "a target belongs to a transcoder, and only to it"
+        goal = z if target is None or self.sae.b_dec is None else target - self.sae.b_dec
         if self.steps == 0:
             self._begin(z)
         kernels = choose(z.device)
         k, lr = self._k.at(self.steps), self.settings.optim.lr_at(self.steps)
         sparsity, exchange = self._sparsity(k), self.sae.exchange
-        variance = max(total_variance(z, self.workspace, exchange), torch.finfo(z.dtype).tiny)
+        variance = max(total_variance(goal, self.workspace, exchange), torch.finfo(z.dtype).tiny)
         dead = self.dead.dead()
         optim = self.settings.optim
         adam = AdamSettings(lr, *optim.betas, optim.eps, optim.weight_decay, self.steps + 1)
         if further is not None or self.settings.micro_batch is None or self.settings.micro_batch >= len(z):
-            g = self._gradients(kernels, sparsity, Batch(z, z, variance, further=further), dead)
+            g = self._gradients(kernels, sparsity, Batch(z, goal, variance, further=further), dead)
             losses, fired, fired_values = g.losses, g.fired, g.fired_values
             loss = self._total(losses)
             grad_norm = self.updater.apply(kernels, g, adam)
         else:
-            losses, fired, fired_values = self._add_parts(kernels, sparsity, z, variance, dead)
+            losses, fired, fired_values = self._add_parts(kernels, sparsity, Batch(z, goal, variance), dead)
             loss = self._total(losses)
             grad_norm = self.updater.apply_sums(kernels, adam)
         self.steps += 1
@@ -138,7 +145,7 @@ class TrainStep:
             aux=losses.aux,
             penalty=losses.penalty,
             further=losses.further,
-            mse=losses.squared / exchange.whole(z.numel()),
+            mse=losses.squared / exchange.whole(goal.numel()),
             l0=losses.active / batch,
             n_dead=n_dead,
             k=k,
@@ -210,16 +217,17 @@ class TrainStep:
         return gradients(self.sae, sparsity, objective, batch, dead, penalty, kernels, self.workspace)
 
     def _add_parts(
-        self, kernels: Kernels, sparsity: Sparsity, z: Tensor, variance: float, dead: Tensor
+        self, kernels: Kernels, sparsity: Sparsity, whole: Batch, dead: Tensor
     ) -> tuple[Losses, Tensor, Tensor]:
         """Leave the gradients of the whole batch with the updater; the losses, and what fired with which values."""
-        assert self.settings.micro_batch is not None
+        size = self.settings.micro_batch
+        assert size is not None
         self.updater.drop()
         losses, fired, values = [], [], []
-        parts = z.split(self.settings.micro_batch)
-        for part in parts:
-            g = self._gradients(kernels, sparsity, Batch(part, part, variance, len(part) / len(z)), dead)
-            self.updater.add(kernels, g, last=part is parts[-1])
+        parts = list(zip(whole.z.split(size), whole.target.split(size), strict=True))
+        for number, (z, target) in enumerate(parts, 1):
+            g = self._gradients(kernels, sparsity, Batch(z, target, whole.variance, len(z) / len(whole.z)), dead)
+            self.updater.add(kernels, g, last=number == len(parts))
             losses.append(g.losses)
             fired.append(g.fired)
             values.append(g.fired_values)

@@ -5,8 +5,8 @@ were trained on them beside it. Of several processes every one has a trainer, wi
 leading one writes what exists once.
 """
 
+import contextlib
 import time
-from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -19,32 +19,34 @@ from monosem.sae import files
 from monosem.sae.autoencoder import Autoencoder
 from monosem.sae.exchange import ALONE, Exchange
 from monosem.store.loader import Batch, Cursor
+from monosem.store.pairs import Sample
 from monosem.train import checkpoint, tracking
-from monosem.train.lockstep import Wish
+from monosem.train.lockstep import Gathered, Wish
 from monosem.train.parallel import Together
 from monosem.train.resample import resample
-from monosem.train.settings import Plan, device_of, seed_of, step_settings
+from monosem.train.settings import Plan, device_of, new_sae, seed_of, step_settings
+from monosem.train.source import Feed, Source
 from monosem.train.step import StepResult, TrainStep
 from monosem.train.tracking import Tracker
 from monosem.train.validation import validate
 
+MEDIAN_ROWS = 65_536  # activations that a geometric median is taken of
 
-class Data(NamedTuple):
-    """What a trainer may ask for besides the batches it is given."""
 
-    rows: int
-    """Activations of the training set."""
-    held_out: Callable[[], Iterable[Tensor]]
-    """Batches of raw activations for validation."""
-    ahead: Callable[[Cursor], Iterable[Tensor]]
-    """Batches of raw activations from a place on, for a look that is not training."""
+class Standardised(NamedTuple):
+    """A batch in the space of an SAE, before its biases."""
+
+    y: Tensor
+    """[B, d]"""
+    target: Tensor | None
+    """[B, d_out]; only of transcoders."""
 
 
 class Trainer:
     """Trains the SAE of one run.
 
     Args:
-        new_sae: makes the untrained SAE, when there is no checkpoint.
+        source: of its activations.
         console: whether figures are printed as they come.
         exchange: with the trainers of the other processes.
 
@@ -54,22 +56,15 @@ class Trainer:
     """
 
     def __init__(
-        self,
-        run: Run,
-        stage: Stage,
-        data: Data,
-        new_sae: Callable[[], Autoencoder],
-        *,
-        console: bool = True,
-        exchange: Exchange = ALONE,
+        self, run: Run, stage: Stage, source: Source, *, console: bool = True, exchange: Exchange = ALONE
     ) -> None:
-        self.run, self.stage, self.recipe, self.data, self.exchange = run, stage, run.recipe, data, exchange
+        self.run, self.stage, self.recipe, self.source, self.exchange = run, stage, run.recipe, source, exchange
         self.device = device_of(self.recipe, run.ranks)
-        self.plan = Plan.of(self.recipe, data.rows)
+        self.plan = Plan.of(self.recipe, source.rows)
         run.ranks.agree("checkpoints", {"newest": checkpoint.newest(stage.path)})
         saved = checkpoint.latest(stage.path, exchange)
         self.state = saved.progress if saved else checkpoint.Progress()
-        self.sae = (saved.sae if saved else new_sae()).to(self.device)
+        self.sae = (saved.sae if saved else self._untrained()).to(self.device)
         self.step = TrainStep(self.sae, step_settings(self.recipe, self.plan, self.sae.config.d))
         self.tracker = Tracker(run.path / "tracking", len(self.sae.b_enc), self.device, exchange)
         if saved:
@@ -99,18 +94,30 @@ class Trainer:
             or (patience is not None and self.state.stale >= patience)
         )
 
-    def train(self, batch: Batch, standardised: Tensor) -> None:
+    def feed(self) -> Feed:
+        """The batches from its place on; of several data ranks, this one's part of them."""
+        if not isinstance(self.exchange, Together):
+            return self.source.feed(self.cursor)
+        own = self.source.feed(self.cursor, self.exchange.reads(self.recipe.train.batch))
+        return Gathered(own, self.exchange, self.device)
+
+    def standardise(self, batch: Batch) -> Standardised:
+        """The same for all SAEs of one normalisation and source, on the trainer's device."""
+        target = self.sae.standardise_target(batch.target.to(self.device)) if self.sae.config.transcodes else None
+        return Standardised(self.sae.standardise(batch.x.to(self.device)).y, target)
+
+    def train(self, batch: Batch, standardised: Standardised) -> None:
         """One step, and what is due after it.
 
         Args:
             batch: the next one.
-            standardised: `Autoencoder.standardise(batch.x).y`, on the trainer's device; it is left as it is.
+            standardised: `standardise(batch)`; it is left as it is.
 
         Raises:
             TrainingError: the loss is not finite; the last good checkpoint is kept.
         """
         try:
-            result = self.step.step_normalised(standardised - self.sae.b_pre.detach())
+            result = self.step.step_normalised(standardised.y - self.sae.b_pre.detach(), standardised.target)
         except TrainingError as error:
             place = f"epoch {self.state.epoch}, shard {self.state.shard}, row {self.state.row}"
             raise TrainingError(f"{error} (batch at {place}; the last good checkpoint is kept)") from None
@@ -179,6 +186,13 @@ class Trainer:
             self._due.close()
             self._saver.wait()
 
+    def _untrained(self) -> Autoencoder:
+        known, target = self.source.known(), self.source.target()
+        sample = Sample(torch.empty(0, 0), torch.empty(0, 0))
+        if self.recipe.sae.b_pre == "geometric_median" and any(one and one.median is None for one in (known, target)):
+            sample = self.source.sample(MEDIAN_ROWS)
+        return new_sae(self.recipe, known, sample, target, self.exchange)
+
     def _figures(self, result: StepResult) -> dict[str, float]:
         figures = {
             "loss": result.loss,
@@ -189,7 +203,7 @@ class Trainer:
             "dead": result.n_dead,
             "k": result.k,
             "lr": result.lr,
-            "epoch": self.state.step * self.recipe.train.batch / self.data.rows,
+            "epoch": self.state.step * self.recipe.train.batch / self.source.rows,
         }
         if self.step.settings.objective.penalty is not None:
             figures["penalty"] = result.penalty
@@ -198,7 +212,7 @@ class Trainer:
         return figures
 
     def _validate(self) -> dict[str, float]:
-        measured = validate(self.step.averaged(), self.data.held_out())
+        measured = validate(self.step.averaged(), self.source.held_out())
         if self.state.best_fvu is None or measured.fvu < self.state.best_fvu:
             self.state.best_fvu, self.state.stale = measured.fvu, 0
         else:
@@ -209,8 +223,9 @@ class Trainer:
         # a generator of its own for every time, so that a resumed run draws the same
         generator = torch.Generator().manual_seed(seed_of(self.recipe) * 1_000_003 + self.state.step)
         batches = max(1, self.recipe.train.resample_tokens // self.recipe.train.batch)
-        ahead = (x for x, _ in zip(self.data.ahead(self.cursor), range(batches), strict=False))
-        return resample(self.step, ahead, generator)
+        with contextlib.closing(self.feed()) as feed:
+            ahead = (Sample(batch.x, batch.target) for _, batch in zip(range(batches), feed, strict=False))
+            return resample(self.step, ahead, generator)
 
     def _pictures(self) -> dict[str, bytes]:
         from monosem.train.tracking_charts import tracking_pictures  # matplotlib takes a second to load

@@ -5,35 +5,36 @@ from itertools import islice
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from monosem.sae.autoencoder import Autoencoder
+from monosem.store.pairs import Sample
 
 
 class Validation(NamedTuple):
     """One validation pass."""
 
     fvu: float
-    """sum |x - x_hat|^2 / sum |x - mean|^2, the mean being that of the rows read."""
+    """sum |x - x_hat|^2 / sum |x - mean|^2, x being the target, the mean that of the rows read."""
     l0: float
     activations: int
 
 
 @torch.no_grad()
-def validate(sae: Autoencoder, batches: Iterable[Tensor]) -> Validation:
-    """Measure `sae` on `batches` of raw activations `[B, d]`, codes selected as training selects them.
+def validate(sae: Autoencoder, batches: Iterable[Sample]) -> Validation:
+    """Measure `sae` on `batches` of raw activations, codes selected as training selects them.
 
     Of several data ranks each takes its share of the batches, which are the same for all processes.
     """
     device, exchange = sae.W_enc.device, sae.exchange
     residual = squares = active = 0.0
-    total = torch.zeros(sae.config.d, dtype=torch.float64, device=device)
+    total = torch.zeros(sae.config.width_out, dtype=torch.float64, device=device)
     rows = 0
     for batch in islice(batches, exchange.data.rank, None, exchange.data.ranks):
-        x = batch.to(device).float()
+        x, target = batch.x.to(device).float(), batch.target.to(device).float()
         rebuilt = sae.reconstruct(x)
-        residual += float((x - rebuilt.x_hat).double().square().sum())
-        centred = (x - sae.mean).double()  # about the store's mean, so that the difference below loses no digits
+        residual += float((target - rebuilt.x_hat).double().square().sum())
+        # about the store's mean, so that the difference below loses no digits
+        centred = (target - sae.output.mean).double()
         squares += float(centred.square().sum())
         total += centred.sum(0)
         active += rebuilt.active

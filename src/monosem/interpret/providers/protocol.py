@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 
 Status = Literal["succeeded", "refused", "truncated", "errored", "expired", "canceled"]
 """How an item ended. `refused` and `truncated` are outcomes, never text; `errored`, `expired` and `canceled` cost
-nothing and may be asked again."""
+nothing; `Outcome.again` says which of them may be asked again."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,8 @@ class Request:
     max_tokens: int
     schema: Mapping[str, Any] | None = None
     """JSON schema that the answer has to follow, for providers that can enforce one."""
-    temperature: float = 0.0
+    temperature: float | None = None
+    """None: the provider's own. Newer models refuse to be told one."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,9 @@ class Outcome:
     """As the provider names what answered."""
     error: str = ""
     """One line, for every status but `succeeded`."""
+    again: bool = False
+    """Whether asking once more may help: it expired, was canceled, or the provider failed. Never set for a request that
+    the provider will refuse every time."""
 
 
 class Provider(Protocol):
