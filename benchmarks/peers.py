@@ -15,14 +15,14 @@ Step = Callable[[Tensor], float]
 DEAD_TOKENS = 10_000_000
 
 
-def sparsify(d: int, n: int, k: int, lr: float = 2e-4) -> Step:
+def sparsify(d: int, n: int, k: int, lr: float = 2e-4, device: str = "cpu") -> Step:
     """`sparsify.Trainer.fit` on one hook point: renormalise, forward, backward, project, step, count."""
     from sparsify.config import SparseCoderConfig
     from sparsify.sparse_coder import SparseCoder
 
-    coder = SparseCoder(d, SparseCoderConfig(num_latents=n, k=k), dtype=torch.float32)
+    coder = SparseCoder(d, SparseCoderConfig(num_latents=n, k=k), device=device, dtype=torch.float32)
     adam = torch.optim.Adam(coder.parameters(), lr=lr)
-    silent = torch.zeros(n, dtype=torch.long)
+    silent = torch.zeros(n, dtype=torch.long, device=device)
     started = False
 
     def step(x: Tensor) -> float:

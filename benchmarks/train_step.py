@@ -2,14 +2,19 @@
 
 Every contestant takes its turn in every round, in one process, because timings drift and ratios drift less: a ratio is
 the median over rounds of the ratio within a round. Inputs have a decaying spectrum, as activations do, so that the
-selection meets realistic values. `--peers` times whichever of the packages in `peers.py` are installed.
+selection meets realistic values. `--peers` times whichever of the packages in `peers.py` are installed. Beside the
+times: the least bytes that our step must move, its share of the roofline (the product in the faster type and a large
+copy, measured in the same rounds), and the most memory it takes, in a process of its own.
 
     python benchmarks/train_step.py --d 576 --n 16384 --k 32 --batch 4096 --dead 0.1 --json
 """
 
 import argparse
 import json
+import resource
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 
@@ -27,6 +32,9 @@ from monosem.train.step import StepSettings, TrainStep
 
 Contestant = Callable[[Tensor], object]
 PRODUCT = "encoder product fp32"
+LOW_PRODUCT = "encoder product bf16"
+COPY = "copy of 256 MiB"
+COPIED = 1 << 26
 OURS = "monosem"
 BATCHES = 4
 DEAD_WINDOW = 10_000_000
@@ -37,8 +45,12 @@ def main() -> None:
     torch.manual_seed(0)
     if args.threads:
         torch.set_num_threads(args.threads)
+    if args.alone:
+        print(memory_alone(args))
+        return
     batches = [activations(args.batch, args.d, seed) for seed in range(BATCHES)]
     contestants = {
+        COPY: copy(),
         **products(args.d, args.n, args.batch),
         OURS: our_step(args.d, args.n, args.k, args.dead, batches[0]),
         **(peer_steps(args) if args.peers else {}),
@@ -58,6 +70,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=9, help="turns of every contestant, after one to warm up")
     parser.add_argument("--threads", type=int, default=0, help="0: torch's own choice")
     parser.add_argument("--peers", action="store_true", help="time the peers that are installed, too")
+    parser.add_argument("--alone", action="store_true", help="only print our step's bytes at most, beside the inputs")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
     args = parser.parse_args()
     if args.peers and not peers.STEPS:
@@ -80,14 +93,43 @@ def products(d: int, n: int, batch: int) -> dict[str, Contestant]:
     low, out, low_out = weight.bfloat16(), torch.empty(batch, n), torch.empty(batch, n, dtype=torch.bfloat16)
     return {
         PRODUCT: lambda x: torch.mm(x, weight.T, out=out),
-        "encoder product bf16": lambda x: torch.mm(x.bfloat16(), low.T, out=low_out),
+        LOW_PRODUCT: lambda x: torch.mm(x.bfloat16(), low.T, out=low_out),
     }
 
 
-def our_step(d: int, n: int, k: int, dead: float, sample: Tensor) -> Contestant:
+def copy() -> Contestant:
+    """A copy that fits into no cache: what memory can do."""
+    source, target = torch.randn(COPIED), torch.empty(COPIED)
+    return lambda x: target.copy_(source)  # noqa: ARG005
+
+
+def memory_alone(args: argparse.Namespace) -> int:
+    """Bytes that our step takes at most, with its weights, in a process that does nothing else."""
+    x = activations(args.batch, args.d, 0)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    run = our_step(args.d, args.n, args.k, args.dead, x)
+    for _ in range(2):
+        run(x)
+    return 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+
+
+def bytes_moved(d: int, n: int, k: int, batch: int) -> dict[str, int]:
+    """The least that each part of a step without dead latents moves, every gathered row counted, in float32."""
+    row, entries = 4 * d, batch * k
+    return {
+        "select": (n + batch) * row + n * row // 2,
+        "values": (entries + batch) * row,
+        "decode": (entries + batch) * row,
+        "gradients of values": (entries + batch) * row,
+        "gradients of weights": 2 * entries * row,
+        "projection, AdamW, unit rows": 12 * n * row,
+    }
+
+
+def our_step(d: int, n: int, k: int, dead: float, sample: Tensor, device: str = "cpu") -> Contestant:
     """Our step, AuxK on; `dead` of the latents are too faint to be chosen, and stay so."""
     statistics_ = dataset_statistics(sample.mean(0), sample.var(0))
-    sae = Autoencoder(SaeConfig(d, n, k), torch.Generator().manual_seed(0), statistics_)
+    sae = Autoencoder(SaeConfig(d, n, k), torch.Generator().manual_seed(0), statistics_).to(device)
     optim = OptimSettings(lr=2e-4, schedule="constant", betas=(0.9, 0.999), eps=1e-8)
     step = TrainStep(sae, StepSettings(optim, Objective(AuxK(d // 2)), DEAD_WINDOW))
     faint = int(dead * n)
@@ -127,12 +169,19 @@ def summary(rounds: dict[str, list[float]], args: argparse.Namespace) -> dict[st
     def ratio(name: str, to: str) -> float:
         return statistics.median(a / b for a, b in zip(rounds[name], rounds[to], strict=True))
 
+    moved = sum(bytes_moved(args.d, args.n, args.k, args.batch).values())
+    best = min(statistics.median(rounds[PRODUCT]), statistics.median(rounds[LOW_PRODUCT]))
+    memory_ms = statistics.median(rounds[COPY]) * moved / (8 * COPIED)
     return {
         "shape": {"d": args.d, "n": args.n, "k": args.k, "batch": args.batch, "dead": args.dead},
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "fast_bf16": has_fast_bf16(),
         "rounds": args.rounds,
+        "bytes_moved": bytes_moved(args.d, args.n, args.k, args.batch),
+        # products and memory do not overlap on a CPU: the floor is their sum
+        "share_of_roofline": round((best + memory_ms) / statistics.median(rounds[OURS]), 3),
+        "peak_bytes": peak_memory(),
         "contestants": {
             name: {
                 "median_ms": round(statistics.median(values), 2),
@@ -146,6 +195,12 @@ def summary(rounds: dict[str, list[float]], args: argparse.Namespace) -> dict[st
     }
 
 
+def peak_memory() -> int:
+    """`memory_alone` in a process of its own, with the same arguments."""
+    command = [sys.executable, *sys.argv, "--alone"]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
 def table(report: dict[str, object]) -> str:
     shape, contestants = report["shape"], report["contestants"]
     assert isinstance(shape, dict)
@@ -153,10 +208,16 @@ def table(report: dict[str, object]) -> str:
     lines = [", ".join(f"{key} {value}" for key, value in shape.items())]
     lines.append(f"{'':24}{'median ms':>11}{'min ms':>10}{'/ product':>11}{'/ monosem':>11}{'activations/s':>15}")
     for name, row in contestants.items():
+        if name == COPY:
+            continue
         lines.append(
             f"{name:24}{row['median_ms']:>11.1f}{row['min_ms']:>10.1f}{row['to_product']:>10.2f}x"
             f"{row['to_monosem']:>10.2f}x{row['activations_per_s']:>15,}"
         )
+    moved = report["bytes_moved"]
+    assert isinstance(moved, dict)
+    lines.append("our step moves at least " + ", ".join(f"{part} {size / 1e9:.2f} GB" for part, size in moved.items()))
+    lines.append(f"share of roofline {report['share_of_roofline']}, memory at most {report['peak_bytes']:,} bytes")
     return "\n".join(lines)
 
 

@@ -1,6 +1,7 @@
 """A tiny model and text for fast tests of whole stages; the embedded ones for tests marked `model`."""
 
 import json
+import os
 import random
 import signal
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from monosem import assets
 
+os.environ["TRITON_INTERPRET"] = "1"  # Triton looks when it is imported: its kernels run on the CPU here
 # a shell without job control lets what runs in the background ignore Ctrl-C, and children inherit that
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -33,7 +33,14 @@ class Step(NamedTuple):
     shared: bool = False
     """Whether all ranks make it together."""
 
+    def asked(self, recipe: Recipe, verbs: Sequence[str]) -> bool:
+        """Whether these verbs make it. Where training needs no store, what does is made only when it is named."""
+        spared = recipe.train.source == "live" and self.verb not in STORELESS and set(verbs) == set(VERBS)
+        return self.verb in verbs and self.wanted(recipe) and not spared
 
+
+STORELESS = ("sentences", "train", "finetune")
+"""Stages that neither make nor read stored activations, where training is live."""
 PIPELINE = (
     Step("sentences", "sentences", "monosem.corpus.sentences", "Split documents into sentences."),
     Step(
@@ -53,7 +60,7 @@ PIPELINE = (
     Step(
         "train",
         "sae",
-        "monosem.train.loop",
+        "monosem.training",
         "Train the sparse autoencoder; goes on from its last checkpoint.",
         shared=True,
     ),
@@ -109,7 +116,7 @@ def make(run: Run, verbs: Sequence[str] = VERBS, redo: str | None = None) -> dic
     with run.lock():
         run.ranks.once("the files that are there", lambda: _begin(run, verbs, redo))
         for step in PIPELINE:
-            if step.verb in verbs and step.wanted(run.recipe):
+            if step.asked(run.recipe, verbs):
                 made[step.verb] = _make(run, step)
             elif step.verb in verbs:
                 progress.note(f"{step.verb}: skipped, the recipe does not ask for it")

@@ -186,3 +186,10 @@ def test_bad_input(plain: Run, tmp_path: Path) -> None:
     run = Run(copied(plain, tmp_path).path, asking(plain.recipe, lr=1e30))
     with pytest.raises(TrainingError, match=r"finetune: step \d+: the loss is [^;]*; lower finetune\.lr"):
         finetune.make(run)
+
+
+def test_its_curves_stand_in_the_report(tuned: Run) -> None:
+    pipeline.make(tuned, ("examples", "explain", "evaluate", "report"))
+    page = (tuned.path / "report.html").read_text()
+    assert "Fine-tuning: KL" in page
+    assert "Fine-tuning: FVU" in page

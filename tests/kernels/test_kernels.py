@@ -1,29 +1,20 @@
 """Every fast kernel against its twin, on the shapes and values that break kernels."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
+from drawn import ADAM, assert_close, normal, random_pattern
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
+from monosem import kernels
 from monosem.errors import RecipeError
 from monosem.kernels import AdamSettings, DenseRows, Moments, Pattern, Workspace, choose, cpu, cpu_select, reference
 
 SHAPES = st.tuples(st.integers(1, 40), st.integers(1, 33), st.integers(1, 300), st.integers(1, 40), st.integers(0, 999))
-ADAM = AdamSettings(lr=1e-2, beta1=0.9, beta2=0.99, eps=1e-8, weight_decay=0.1, step=3)
-
-
-def normal(seed: int, *shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def random_pattern(rows: int, n: int, k: int, seed: int) -> Pattern:
-    return Pattern.fixed(normal(seed, rows, n).topk(min(k, n), dim=1).indices, n)
-
-
-def assert_close(fast: Tensor, twin: Tensor) -> None:
-    scale = float(twin.abs().max()) if twin.numel() else 0.0
-    torch.testing.assert_close(fast, twin, rtol=1e-5, atol=1e-5 * max(scale, 1e-3))
 
 
 @given(SHAPES)
@@ -79,7 +70,7 @@ def test_selection_by_magnitude(shape: tuple[int, int, int, int, int]) -> None:
 def test_selection_above_a_threshold(shape: tuple[int, int, int, int, int], shift: float) -> None:
     rows, d, n, _, seed = shape
     z, w, b = normal(seed, rows, d), normal(seed + 1, n, d), normal(seed + 2, n) + shift
-    fast, twin = (kernels.select_above(z, w, b, Workspace(), exact=True) for kernels in (cpu, reference))
+    fast, twin = (way.select_above(z, w, b, Workspace(), exact=True) for way in (cpu, reference))
     pre = torch.addmm(b, z, w.T)
     for pattern in (fast, twin):
         assert (len(pattern.offsets), int(pattern.offsets[-1])) == (rows + 1, len(pattern.indices))
@@ -140,10 +131,10 @@ def test_latent_gradients_and_updates_equal_their_twins(shape: tuple[int, int, i
             reference.latent_gradient(values, twin, vectors, more, torch.full((n, d), 7.0)),
         )
         results = []
-        for kernels, order in ((cpu, fast), (reference, twin)):
+        for way, order in ((cpu, fast), (reference, twin)):
             weight = torch.nn.functional.normalize(normal(seed + 4, n, d))
             moments = Moments(normal(seed + 5, n, d), normal(seed + 6, n, d).square())
-            kernels.update_from_codes(weight, values, order, vectors, more, moments, ADAM, project=True, unit_norm=True)
+            way.update_from_codes(weight, values, order, vectors, more, moments, ADAM, project=True, unit_norm=True)
             results.append((weight, *moments))
         for ours, theirs in zip(*results, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
@@ -198,18 +189,48 @@ def test_projection_leaves_nothing_along_the_rows() -> None:
     assert float((fast * weight).sum(1).abs().max()) < 1e-5
 
 
-def test_the_switch_forces_the_twin(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_switch_forces_one_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MONOSEM_KERNELS", raising=False)
     assert choose(torch.device("cpu")) is cpu
     monkeypatch.setenv("MONOSEM_KERNELS", "reference")
-    assert choose(torch.device("cpu")) is reference
+    assert choose(torch.device("cpu")) is choose(torch.device("cuda")) is reference
     monkeypatch.setenv("MONOSEM_KERNELS", "fastest")
     with pytest.raises(RecipeError, match="MONOSEM_KERNELS='fastest'"):
         choose(torch.device("cpu"))
+    monkeypatch.setenv("MONOSEM_KERNELS", "triton")
+    monkeypatch.delenv("TRITON_INTERPRET")
+    with pytest.raises(RecipeError, match="on a cpu device: needs TRITON_INTERPRET=1"):
+        choose(torch.device("cpu"))
 
 
-def test_other_devices_have_the_twin() -> None:
+def test_the_device_the_type_and_the_width_decide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MONOSEM_KERNELS", raising=False)
     assert choose(torch.device("meta")) is reference
+    assert choose(torch.device("cuda"), torch.float64) is reference
+    assert choose(torch.device("cuda"), torch.float32, 1 << 16) is reference
+    assert choose(torch.device("cpu"), torch.float64) is cpu
+
+
+def test_without_triton_the_twin_serves_and_says_so_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("MONOSEM_KERNELS", raising=False)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    kernels._triton.cache_clear()
+    assert choose(torch.device("cuda")) is choose(torch.device("cuda")) is reference
+    assert capsys.readouterr().err == (
+        "Triton is not installed: training runs on its plain kernels, slowly; pip install triton\n"
+    )
+    monkeypatch.setenv("MONOSEM_KERNELS", "triton")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    with pytest.raises(RecipeError, match="Triton is not installed"):
+        choose(torch.device("cpu"))
+    kernels._triton.cache_clear()
+
+
+def test_choosing_no_triton_does_not_load_it() -> None:
+    code = "import sys, torch, monosem.kernels as k; k.choose(torch.device('cpu')); assert 'triton' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "MONOSEM_KERNELS": ""})
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monosem.kernels import Workspace
+from monosem.kernels import Workspace, cpu
 from monosem.sae.losses import AuxK, AuxPlan, Revival, Weights, squared_sum, total_variance
 
 
@@ -41,7 +41,7 @@ def test_gradients_equal_autograd(rows: int, d: int, n_dead: int, k: int, part: 
     weights = [torch.randn(*shape, generator=generator) for shape in ((n, d), (n,), (n, d))]
     dead = torch.randperm(n, generator=generator)[:n_dead].sort().values
     plan, coefficient, variance = AuxPlan(k, 0.7 * rows / part, part), 0.3, 5.0
-    revival = Revival(z, Weights(*weights), dead, plan, Workspace())
+    revival = Revival(z, Weights(*weights), dead, plan, cpu, Workspace())
     revival.decode(error)
     ours = revival.gradients(coefficient, variance)
 

@@ -29,9 +29,8 @@ def ours(case: Case, sae: Autoencoder, x: Tensor, kernels: Kernels = cpu, furthe
 
 def dense(g: Gradients, sae: Autoencoder) -> Weights:
     """All gradients as tensors."""
-    by_latent = cpu.by_latent(g.pattern)
-    w_dec = cpu.latent_gradient(g.values, by_latent, g.d_output, g.dec_extra, torch.empty_like(sae.W_dec))
-    w_enc = cpu.latent_gradient(g.d_pre, g.inputs_by_latent(by_latent), g.z, g.enc_extra, torch.empty_like(sae.W_enc))
+    w_dec = cpu.latent_gradient(g.values, g.values_by_latent, g.d_output, g.dec_extra, torch.empty_like(sae.W_dec))
+    w_enc = cpu.latent_gradient(g.d_pre, g.inputs_by_latent(), g.z, g.enc_extra, torch.empty_like(sae.W_enc))
     if g.dec_norms is not None:
         w_dec += g.dec_norms[:, None] * sae.W_dec.detach() / sae.W_dec.detach().norm(dim=1, keepdim=True)
     if g.enc_outer is not None:

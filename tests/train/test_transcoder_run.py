@@ -96,12 +96,12 @@ def test_killed_training_ends_with_the_same_bytes(run: Run, tmp_path: Path) -> N
         f"""
         from pathlib import Path
         from monosem.run import Run
-        from monosem.train import loop
+        from monosem import training
         import torch
         torch.set_num_threads(1)
 
         def make():
-            loop.make(Run.open(Path({str(tmp_path)!r})))
+            training.make(Run.open(Path({str(tmp_path)!r})))
         """
     )
     assert kills > 2

@@ -24,7 +24,7 @@ def show(run: Run, made: Mapping[str, Stage], *, as_json: bool) -> None:
     console = Console(highlight=False)
     if as_json:
         print(json.dumps(_as_json(run, made)))
-    elif len(made) > 1:
+    elif "report" in made and len(made) > 1:
         console.print(_metrics(run))
         _show_latents(console, run)
         _show_steering(console, run)

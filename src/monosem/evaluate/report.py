@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from monosem import progress
 from monosem.atomic import write_text
-from monosem.charts import density_chart, training_charts
+from monosem.charts import density_chart, finetune_charts, training_charts
 from monosem.evaluate import stage as evaluation
 from monosem.evaluate.report_metrics import figure, metric_tables
 from monosem.interpret import cards, explain
@@ -82,6 +82,8 @@ def render(run_folder: Path, recipe: Recipe) -> str:
     density = statistics["density"].to_numpy()
     dead = int((density == 0).sum())
     charts = training_charts(progress.read_metrics(run_folder / "metrics.jsonl"))
+    if recipe.finetune.wanted:
+        charts += finetune_charts(progress.read_metrics(run_folder / "finetune" / "metrics.jsonl"))
     charts += tracking_charts(tracking.read(run_folder / "tracking"), recipe.train.dead_window)
     if dead < len(density):
         charts.append(density_chart(density[density > 0], dead))

@@ -25,7 +25,7 @@ class Place(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Sentences of two tokens or more."""
+    """Sentences that are long enough."""
 
     sentences: list[list[int]]
     """Token ids."""
@@ -46,6 +46,7 @@ class Reader:
         max_tokens: where longer sentences are cut.
         batch_tokens: a batch ends with the sentence that reaches this many tokens.
         seed: decides the order.
+        shortest: sentences of fewer tokens are left out; one that predicts something has two.
     """
 
     def __init__(
@@ -56,7 +57,9 @@ class Reader:
         max_tokens: int,
         batch_tokens: int,
         seed: int,
+        shortest: int = 2,
     ) -> None:
+        self._shortest = shortest
         self._source, self._numbers, self._tokenizer = source, numbers, tokenizer
         self._max_tokens, self._batch_tokens, self._seed = max_tokens, batch_tokens, seed
 
@@ -74,8 +77,8 @@ class Reader:
             order = np.random.default_rng([self._seed, epoch]).permutation(self._numbers)
             for ids in self._encoded(order[row:]):
                 row += 1
-                if len(ids) < 2:
-                    continue  # predicts nothing
+                if len(ids) < self._shortest:
+                    continue
                 sentences.append(ids)
                 filled, fruitless = filled + len(ids), 0
                 if filled >= self._batch_tokens:

@@ -173,7 +173,7 @@ class _Finetuning:
         begun, total = self.state.step, self.steps
         verb = f"going on after step {begun:,}" if begun else "fine-tuning"
         progress.note(f"  {verb}: {total:,} steps of {self.recipe.finetune.batch_tokens:,} tokens")
-        sinks = progress.Sinks([progress.JsonlSink(self.stage.path / METRICS, begun), _Console()])
+        sinks = self._sinks(begun)
         batches = self._reader().batches(Place(self.state.epoch, self.state.row))
         bar = progress.progress("finetune", total, "steps", begun)
         try:
@@ -191,6 +191,13 @@ class _Finetuning:
         finally:
             sinks.close()
         self._finish()
+
+    def _sinks(self, begun: int) -> progress.Sinks:
+        sinks: list[progress.Sink] = [progress.JsonlSink(self.stage.path / METRICS, begun), _Console()]
+        if (mode := self.recipe.train.wandb) != "off":
+            name, config = f"{self.recipe.name}-finetune", self.recipe.model_dump(mode="json")
+            sinks.append(progress.WandbSink(self.run.path, name, config, mode))
+        return progress.Sinks(sinks)
 
     def _reader(self) -> Reader:
         source = sentences.Sentences(self.run.folder("sentences"))

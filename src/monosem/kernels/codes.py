@@ -5,6 +5,7 @@ every gradient. Neither holds values, so one pattern serves the codes and their 
 """
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -64,6 +65,23 @@ class DenseRows:
     """[m] int64, ascending."""
     rows: Tensor
     """[m, d] float32."""
+
+
+class Backward(NamedTuple):
+    """What comes back from a decoder to its codes."""
+
+    values: Tensor
+    """[nnz] gradient of the code values."""
+    weight: Tensor | None
+    """[n, d] the decoder's own gradient, where a kernel found it on the way; in the workspace's memory."""
+
+
+def sums_at(latents: Tensor, values: Tensor, n: int) -> Tensor:
+    """[n]: for every latent the sum of the `values` that stand beside it, in a fixed order on every device."""
+    sums = values.new_zeros(n)
+    if values.is_cuda:  # where `index_add_` leaves the order to chance, and this one sorts
+        return sums.index_put_((latents,), values, accumulate=True)
+    return sums.index_add_(0, latents, values)
 
 
 @dataclass

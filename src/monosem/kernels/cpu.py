@@ -14,16 +14,21 @@ from torch.nn import functional as F
 from torch.optim.adamw import adamw
 
 from monosem.kernels.adam import AdamSettings, Moments
-from monosem.kernels.codes import ByLatent, DenseRows, Pattern
+from monosem.kernels.codes import Backward, ByLatent, DenseRows, Pattern, Workspace
 from monosem.kernels.cpu_select import select_above, select_topk
+from monosem.kernels.reference import dense_products, keep_largest, sum_by_latent
 
 __all__ = [
     "by_latent",
+    "code_gradients",
     "decode",
+    "dense_products",
+    "keep_largest",
     "latent_gradient",
     "project_rows",
     "select_above",
     "select_topk",
+    "sum_by_latent",
     "update_from_codes",
     "update_rows",
     "values_at",
@@ -65,6 +70,18 @@ def by_latent(pattern: Pattern) -> ByLatent:
     offsets = torch.zeros(pattern.n + 1, dtype=torch.int32)
     offsets[1:] = torch.bincount(pattern.indices, minlength=pattern.n).cumsum(0)
     return ByLatent(pattern.row_of_entry()[order].int(), offsets, order)
+
+
+def code_gradients(
+    values: Tensor,  # noqa: ARG001
+    pattern: Pattern,
+    by_latent: ByLatent,  # noqa: ARG001
+    d_output: Tensor,
+    weight: Tensor,
+    workspace: Workspace,  # noqa: ARG001
+) -> Backward:
+    """See `reference.code_gradients`."""
+    return Backward(values_at(d_output, weight, pattern), None)
 
 
 def latent_gradient(values: Tensor, by_latent: ByLatent, rows: Tensor, extra: DenseRows | None, out: Tensor) -> Tensor:

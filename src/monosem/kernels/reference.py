@@ -3,11 +3,13 @@
 Slow and hungry for memory (dense [B, n] inside); every fast kernel is compared with its twin here.
 """
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 
 from monosem.kernels.adam import AdamSettings, Moments
-from monosem.kernels.codes import ByLatent, DenseRows, Pattern, Workspace
+from monosem.kernels.codes import Backward, ByLatent, DenseRows, Pattern, Workspace, sums_at
 
 
 def select_topk(
@@ -70,6 +72,26 @@ def by_latent(pattern: Pattern) -> ByLatent:
     return ByLatent(pattern.row_of_entry()[order].int(), offsets.int(), order)
 
 
+def sum_by_latent(values: Tensor, pattern: Pattern, by_latent: ByLatent) -> Tensor:  # noqa: ARG001
+    """[n]: for every latent the sum of its `values [nnz]`."""
+    return sums_at(pattern.indices, values, pattern.n)
+
+
+def code_gradients(
+    values: Tensor,  # noqa: ARG001
+    pattern: Pattern,
+    by_latent: ByLatent,  # noqa: ARG001
+    d_output: Tensor,
+    weight: Tensor,
+    workspace: Workspace,  # noqa: ARG001
+) -> Backward:
+    """Gradients of the `values [nnz]` that `decode` made a reconstruction of, from that of the reconstruction.
+
+    A kernel that reads each latent's vectors for it may hand over `latent_gradient(values, by_latent, d_output)` too.
+    """
+    return Backward(values_at(d_output, weight, pattern), None)
+
+
 def latent_gradient(values: Tensor, by_latent: ByLatent, rows: Tensor, extra: DenseRows | None, out: Tensor) -> Tensor:
     """`out [n, d]`: for every latent the sum of `values` times the vectors `rows [B, d]` that use it, plus `extra`.
 
@@ -123,3 +145,18 @@ def update_from_codes(
     """`latent_gradient` and `update_rows` in one; a fast kernel never holds the whole gradient."""
     gradient = latent_gradient(values, by_latent, rows, extra, torch.empty_like(weight))
     update_rows(weight, gradient, moments, adam, project=project, unit_norm=unit_norm)
+
+
+def keep_largest(codes: Tensor, k: int, *, signed: bool) -> Tensor:
+    """Set all of `codes [B, m]`, in place, to zero but the k largest of every row, and those too if they are below.
+
+    With `signed` the k largest magnitudes stay, whatever their sign.
+    """
+    kept = torch.topk(codes.abs() if signed else codes, k, dim=1, sorted=False).indices
+    values = codes.gather(1, kept)
+    return codes.zero_().scatter_(1, kept, values if signed else values.relu_())
+
+
+def dense_products(*, exact: bool) -> AbstractContextManager[object]:  # noqa: ARG001
+    """In this context dense float32 products may be rounded as the device likes best, unless `exact`."""
+    return nullcontext()

@@ -85,6 +85,8 @@ class Recipe(Section):
                 raise RecipeError(f"train.{key} = {chosen!r} is not among capture.hook_points: {captured}")
         if self.train.target_hook_point == self.hook_point:
             raise RecipeError(f"train.target_hook_point = {self.hook_point!r} is what is read as well; drop it")
+        if self.train.target_hook_point is not None and not self.capture.paired:
+            raise RecipeError("train.target_hook_point needs rows that pair: set capture.paired = true")
         if self.sae.skip and self.train.target_hook_point is None:
             raise RecipeError("sae.skip goes with a transcoder: set train.target_hook_point, or drop it")
         check_training(self.sae, self.train)

@@ -50,6 +50,11 @@ class TrainRecipe(Section):
 
     hook_point: str | None = None
     """Which captured hook point to train on. None: the first one captured."""
+    source: Literal["stored", "live"] = Field(default="stored", json_schema_extra=LATER)
+    """`stored`: the batches that `prepare` made; `live`: the language model reads sentences as training goes, and no
+    activation is written to a disk."""
+    buffer: Count = Field(default=262_144, json_schema_extra=LATER)
+    """Activations in memory that `live` draws its batches from."""
     target_hook_point: str | None = Field(default=None, json_schema_extra=LATER)
     """Which captured hook point to reconstruct: a transcoder, as from `10.resid_mid.norm` to `10.mlp_out`. None: the
     one that is read."""

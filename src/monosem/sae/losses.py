@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from monosem.kernels import Workspace
+from monosem.kernels import Kernels, Workspace
 from monosem.sae.exchange import ALONE, Exchange, Pending
 
 AUX_PRODUCTS = 5
@@ -113,6 +113,7 @@ class Revival:
         weights: Weights,
         dead: Tensor,
         plan: AuxPlan,
+        kernels: Kernels,
         workspace: Workspace,
         *,
         signed: bool = False,
@@ -132,9 +133,7 @@ class Revival:
         if most is not None:
             self._keep_strongest(most, signed)
         elif plan.k < m:
-            kept = torch.topk(codes.abs() if signed else codes, plan.k, dim=1, sorted=False).indices
-            values = codes.gather(1, kept)
-            codes.zero_().scatter_(1, kept, values)
+            kernels.keep_largest(codes, plan.k, signed=signed)
         if not signed:
             codes.relu_()
 

@@ -98,8 +98,12 @@ class Gradients(NamedTuple):
     """[E] their values."""
     pattern: Pattern
     """One row for each (reconstruction, vector)."""
+    by_latent: ByLatent
+    """The pattern turned round: entries point to rows of `d_output`."""
     values: Tensor
-    """[nnz] code values: the decoder's gradient, together with `d_output`."""
+    """[active] code values: the decoder's gradient, together with `d_output`."""
+    values_by_latent: ByLatent
+    """Of the entries that have them: all of the pattern's, or those that are not zero."""
     d_output: Tensor
     """[G * B, d_out]"""
     d_pre: Tensor
@@ -108,6 +112,8 @@ class Gradients(NamedTuple):
     """[B, d]"""
     vectors: dict[str, Tensor]
     """Gradients of all other parameters, by name: vectors, and a transcoder's `W_skip`."""
+    dec_gradient: Tensor | None
+    """[n, d_out] of the codes alone, where it came along with theirs; else it is left to `values` and `d_output`."""
     dec_extra: DenseRows | None
     enc_extra: DenseRows | None
     dec_norms: Tensor | None
@@ -115,11 +121,12 @@ class Gradients(NamedTuple):
     enc_outer: tuple[Tensor, Tensor] | None
     """([n], [d]): their outer product belongs to the encoder's gradient."""
 
-    def inputs_by_latent(self, by_latent: ByLatent) -> ByLatent:
+    def inputs_by_latent(self) -> ByLatent:
         """The pattern turned round, with rows of `z` in place of rows of `d_output`."""
+        turned = self.by_latent
         if self.pattern.rows == len(self.z):
-            return by_latent
-        return ByLatent(by_latent.rows % len(self.z), by_latent.offsets, by_latent.order)
+            return turned
+        return ByLatent(turned.rows % len(self.z), turned.offsets, turned.order)
 
 
 @torch.no_grad()
@@ -150,16 +157,21 @@ def gradients(
     selection, values = codes.selection, codes.values
     latents = selection.pattern.indices
 
-    partial = exchange.add_up(kernels.decode(values, selection.pattern, w_dec))
-    revival = _revival(sae, objective.aux, batch, dead, signed=sparsity.signed, workspace=workspace)
+    decoded = _decoded(selection.pattern, values)
+    partial = exchange.add_up(kernels.decode(decoded.values, decoded.pattern, w_dec))
+    with kernels.dense_products(exact=objective.exact):
+        revival = _revival(sae, objective.aux, batch, dead, kernels, workspace, signed=sparsity.signed)
     output = _errors(partial(), _left_to_codes(sae, batch, workspace), objective.nested)
     if revival is not None:
-        revival.decode(output.main)
+        with kernels.dense_products(exact=objective.exact):
+            revival.decode(output.main)
     main, nested = _squared(output, objective.nested)
     further = None if batch.further is None else batch.further(output.main, main / batch.variance)
     d_output = _d_output(output.all, batch.variance, objective.nested, further)
-    d_values = kernels.values_at(d_output, w_dec, selection.pattern)
-    aux = None if revival is None else revival.gradients(objective.aux.coefficient, batch.variance)
+    by_latent = kernels.by_latent(selection.pattern)
+    d_values, dec_gradient = kernels.code_gradients(values, selection.pattern, by_latent, d_output, w_dec, workspace)
+    with kernels.dense_products(exact=objective.exact):
+        aux = None if revival is None else revival.gradients(objective.aux.coefficient, batch.variance)
 
     norms = w_dec.norm(dim=1) if objective.free_norms else None
     penalty, d_active, d_norms = 0.0, 0.0, None
@@ -170,17 +182,20 @@ def gradients(
         d_values = d_values if term.values is None else d_values.add_(term.values)
     d_pre, d_threshold = sparsity.backward(selection, encoder, values, d_values, d_active)
 
-    b_enc, outer = torch.zeros_like(encoder.bias), None
+    bias, outer = None, None
     if objective.penalty is not None and objective.penalty.silent and encoder.threshold is not None:
         weights = (encoder.weight, encoder.bias, encoder.threshold)
         lift = penalise_silent(objective.penalty.silent, z, weights, latents, selection.pre, norms, batch.variance)
-        penalty, d_pre, b_enc, outer = penalty + lift.loss, d_pre + lift.pre, lift.bias, lift.outer
+        penalty, d_pre, bias, outer = penalty + lift.loss, d_pre + lift.pre, lift.bias, lift.outer
         d_threshold = lift.threshold if d_threshold is None else d_threshold + lift.threshold
         d_norms = lift.norms if d_norms is None or lift.norms is None else d_norms + lift.norms
-    b_enc.index_add_(0, latents, d_pre)
+    b_enc = kernels.sum_by_latent(d_pre, selection.pattern, by_latent)
+    if bias is not None:
+        b_enc += bias
     if aux is not None:
         b_enc.index_add_(0, dead, aux.b_enc)
 
+    whole = decoded.pattern is selection.pattern
     fired = ((values != 0) & codes.main).nonzero().squeeze(1)
     losses = Losses(
         main=main / batch.variance,
@@ -196,11 +211,14 @@ def gradients(
         fired=latents[fired],
         fired_values=values[fired],
         pattern=selection.pattern,
-        values=values,
+        by_latent=by_latent,
+        values=decoded.values,
+        values_by_latent=by_latent if whole or dec_gradient is not None else kernels.by_latent(decoded.pattern),
         d_output=d_output,
         d_pre=d_pre,
         z=z,
         vectors=_vectors(sae, encoder, b_enc, d_output, d_threshold, z),
+        dec_gradient=dec_gradient,
         dec_extra=None if aux is None else DenseRows(dead, aux.w_dec),
         enc_extra=None if aux is None else DenseRows(dead, aux.w_enc),
         dec_norms=d_norms,
@@ -215,6 +233,21 @@ class _Grouped(NamedTuple):
     values: Tensor
     main: Tensor
     """[nnz] or [] bool: the entries of the SAE's own reconstruction."""
+
+
+class _Decoded(NamedTuple):
+    """The entries that a reconstruction is made of."""
+
+    pattern: Pattern
+    values: Tensor
+
+
+def _decoded(pattern: Pattern, values: Tensor) -> _Decoded:
+    """All entries, or only those with a value where most candidates have none: around JumpReLU's thresholds."""
+    active = values != 0
+    if 2 * int(active.sum()) > len(values):
+        return _Decoded(pattern, values)
+    return _Decoded(pattern.kept(active), values[active])
 
 
 def _grouped(nested: Nested | None, selection: Selection, values: Tensor, exchange: Exchange) -> _Grouped:
@@ -278,7 +311,14 @@ def _d_output(errors: Tensor, variance: float, nested: Nested | None, further: T
 
 
 def _revival(
-    sae: Autoencoder, aux: AuxK, batch: Batch, dead: Tensor, *, signed: bool, workspace: Workspace
+    sae: Autoencoder,
+    aux: AuxK,
+    batch: Batch,
+    dead: Tensor,
+    kernels: Kernels,
+    workspace: Workspace,
+    *,
+    signed: bool,
 ) -> Revival | None:
     exchange = sae.exchange
     spread = exchange.each(len(dead))
@@ -287,7 +327,7 @@ def _revival(
         return None
     weights = Weights(sae.W_enc.detach(), sae.b_enc.detach(), sae.W_dec.detach())
     most = None if exchange.latent.ranks == 1 else max(spread)
-    return Revival(batch.z, weights, dead, plan, workspace, signed=signed, exchange=exchange, most=most)
+    return Revival(batch.z, weights, dead, plan, kernels, workspace, signed=signed, exchange=exchange, most=most)
 
 
 def _over_all(losses: Losses, exchange: Exchange) -> Losses:

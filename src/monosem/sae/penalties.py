@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from monosem.kernels import sums_at
 from monosem.sae.exchange import ALONE, Exchange
 
 PenaltyName = Literal["l1", "tanh", "l0"]
@@ -85,7 +86,7 @@ def penalise(
         slope = penalty.scale * (1 - amount.square())
     d_norms = None
     if norms is not None:
-        d_norms = torch.zeros_like(norms).index_add_(0, latents, factor * slope * values)
+        d_norms = sums_at(latents, factor * slope * values, len(norms))
     return PenaltyGradients(factor * float(amount.double().sum()), factor * slope * norm, 0.0, d_norms)
 
 
@@ -128,8 +129,8 @@ def penalise_silent(
     gap = torch.where(pre > threshold[latents], threshold[latents] - pre, 0)
     active = (gap != 0).to(pre.dtype)
     lack = len(z) * (threshold - bias) - w_enc @ total
-    lack -= torch.zeros_like(lack).index_add_(0, latents, gap)  # [n]: sum over silent entries
-    silent = len(z) - torch.zeros_like(lack).index_add_(0, latents, active)
+    lack -= sums_at(latents, gap, len(lack))  # [n]: sum over silent entries
+    silent = len(z) - sums_at(latents, active, len(lack))
     scale = torch.full_like(bias, factor) if norms is None else factor * norms
     return SilentGradients(
         loss=float((scale * lack).double().sum()),

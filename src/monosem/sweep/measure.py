@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from monosem import progress
+from monosem import progress, training
 from monosem.atomic import write_text
 from monosem.evaluate import downstream, held_out, reconstruction
 from monosem.evaluate.replay import Replay
@@ -18,9 +18,9 @@ from monosem.run import Run, Stage
 from monosem.sae import files
 from monosem.sae.autoencoder import Autoencoder
 from monosem.store import loader
-from monosem.store.stats import Statistics
 from monosem.sweep.members import Opened
-from monosem.train import loop, tracking
+from monosem.train import tracking
+from monosem.train.source import Source
 
 BATCH = 4096  # activations measured at once
 FILE = "measured.json"
@@ -33,7 +33,8 @@ def make(base: Run, members: Sequence[Opened]) -> dict[str, dict[str, Any]]:
     if missing:
         saes = {member.name: files.load(member.run.folder("sae") / "final") for member in missing}
         progress.note(f"measuring {len(saes)} SAEs")
-        found, rows = _measure(base, saes), loop.open_source(base).rows
+        source = training.open_source(base)
+        found, rows = _measure(base, source, saes), source.rows
         for member in missing:
             stage = stages[member.name]
             stage.begin()
@@ -60,14 +61,16 @@ def _dead(member: Opened, left: int) -> int:
     return int((~fired).sum())
 
 
-def _measure(base: Run, saes: Mapping[str, Autoencoder]) -> dict[str, dict[str, Any]]:
-    source, output = base.recipe.hook_point, base.recipe.output_hook_point
-    batches, targets = base.folder("batches", source), base.folder("batches", output)
+def _measure(base: Run, source: Source, saes: Mapping[str, Autoencoder]) -> dict[str, dict[str, Any]]:
+    read, output = base.recipe.hook_point, base.recipe.output_hook_point
+    batches, targets = base.folder("batches", read), base.folder("batches", output)
     methods = {name: reconstruction.through(sae) for name, sae in saes.items()}
-    validation = loader.validation(batches, BATCH, target=None if targets == batches else targets)
+    validation = source.held_out()  # a part of what is held out, where nothing is stored
+    if base.recipe.train.source == "stored":
+        validation = loader.validation(batches, BATCH, target=None if targets == batches else targets)
     stored = reconstruction.measure(validation, methods)
-    replay = Replay(open_model(base.recipe.model), output, source)
-    mean = torch.as_tensor(Statistics.load(targets).mean).float()
+    replay = Replay(open_model(base.recipe.model), output, read)
+    mean = torch.as_tensor((source.target() or source.known()).statistics.mean).float()
     ablations = {
         "zero ablation": reconstruction.constant(torch.zeros_like(mean)),
         "mean ablation": reconstruction.constant(mean),

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from monosem import pipeline, progress
+from monosem import pipeline, progress, training
 from monosem.atomic import write_text
 from monosem.errors import TrainingError
 from monosem.run import Run
@@ -19,7 +19,7 @@ from monosem.sweep.members import FOLDER, Opened, open_member
 from monosem.train import loop
 from monosem.train.trainer import Trainer
 
-UPSTREAM = ("sentences", "capture", "prepare")
+UPSTREAM = {"stored": ("sentences", "capture", "prepare"), "live": ("sentences",)}
 
 
 def make(path: Path, sweep: Sweep) -> list[dict[str, Any]]:
@@ -29,7 +29,7 @@ def make(path: Path, sweep: Sweep) -> list[dict[str, Any]]:
         MonosemError: as the stages.
     """
     base = Run(path, sweep.recipe)
-    pipeline.make(base, UPSTREAM)
+    pipeline.make(base, UPSTREAM[sweep.recipe.train.source])
     with base.lock():
         members = [open_member(base, member) for member in sweep.members]
         train([member for member in members if member.open])
@@ -46,7 +46,7 @@ def train(members: Sequence[Opened]) -> None:
         progress.note("  every SAE is trained already")
         return
     progress.note(f"sweep: {len(members)} SAEs in one pass: {', '.join(member.name for member in members)}")
-    source = loop.open_source(members[0].run)
+    source = training.open_source(members[0].run)
     by_run = {member.run.path: member for member in members}
 
     def drop(trainer: Trainer, error: TrainingError) -> None:

@@ -10,9 +10,12 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
-from monosem import progress
+from monosem import assets, progress
+from monosem.corpus import sentences
 from monosem.errors import TrainingError
+from monosem.recipe import Recipe
 from monosem.run import Run, Stage
 from monosem.store import prepare
 from monosem.store.loader import Batch
@@ -32,6 +35,13 @@ def open_stage(run: Run) -> Stage:
         "train": recipe.train.fingerprint_part(),
         "seed": seed_of(recipe),
     }
+    if recipe.train.source == "live":
+        part["live"] = _read_live(recipe)
+        inputs = {
+            "sentences": sentences.open_stage(run).fingerprint,
+            "model": assets.fingerprint(recipe.model.source),
+        }
+        return run.stage(run.folder("sae"), part, inputs)
     return run.stage(run.folder("sae"), part, _batches(run))
 
 
@@ -45,20 +55,15 @@ def check(run: Run, verbs: Sequence[str], _redo: str | None) -> None:
         mesh_of(run.recipe, run.ranks.world)
 
 
-def make(run: Run, source: Source | None = None) -> Stage:
+def make(run: Run, source: Source) -> Stage:
     """Train the SAE, or go on from the last checkpoint; all ranks of the run call this.
 
-    Args:
-        source: of the activations. None: the stored batches.
-
     Raises:
-        RunError: the batches have not been made.
         TrainingError: the loss is not finite, or there is too little data.
     """
     stage = open_stage(run)
     if stage.complete:
         return stage
-    source = source or open_source(run)
     stage.begin(run.ranks)
     trainer = Trainer(run, stage, source, exchange=exchange_of(run.recipe, run.ranks))
     try:
@@ -69,7 +74,7 @@ def make(run: Run, source: Source | None = None) -> Stage:
     return stage
 
 
-def open_source(run: Run) -> Source:
+def stored(run: Run) -> Source:
     """The stored batches of a run.
 
     Raises:
@@ -79,6 +84,22 @@ def open_source(run: Run) -> Source:
     for stage in _batches(run):
         stage.require()
     return Stored(run)
+
+
+def _read_live(recipe: Recipe) -> dict[str, Any]:
+    """What decides the activations that a language model gives as training goes."""
+    capture = recipe.capture
+    return {
+        "hook_points": recipe.trained_on,
+        "dtype": capture.dtype,
+        "drop_first": capture.drop_first,
+        "max_norm_ratio": capture.max_norm_ratio,
+        "batch_tokens": capture.batch_tokens,
+        "model_dtype": recipe.model.dtype,
+        "max_tokens": recipe.corpus.max_tokens,
+        "validation_fraction": recipe.prepare.validation_fraction,
+        "split_seed": recipe.seed,
+    }
 
 
 def _batches(run: Run) -> list[Stage]:

@@ -118,7 +118,7 @@ class TrainStep:
         goal = z if target is None or self.sae.b_dec is None else target - self.sae.b_dec
         if self.steps == 0:
             self._begin(z)
-        kernels = choose(z.device)
+        kernels = choose(z.device, z.dtype, z.shape[1])
         k, lr = self._k.at(self.steps), self.settings.optim.lr_at(self.steps)
         sparsity, exchange = self._sparsity(k), self.sae.exchange
         variance = max(total_variance(goal, self.workspace, exchange), torch.finfo(z.dtype).tiny)

@@ -55,27 +55,31 @@ class Updater:
             self.add(kernels, gradients)
             return self.apply_sums(kernels, adam)
         w_dec, w_enc = self.weights["W_dec"], self.weights["W_enc"]
-        by_latent = kernels.by_latent(gradients.pattern)
-        inputs = gradients.inputs_by_latent(by_latent)
-        g, vectors = gradients, self._summed(gradients.vectors)
-        kernels.update_from_codes(
-            w_dec, g.values, by_latent, g.d_output, g.dec_extra, self.moments["W_dec"], adam,
-            project=self._unit, unit_norm=self._unit,
-        )  # fmt: skip
-        kernels.update_from_codes(w_enc, g.d_pre, inputs, g.z, g.enc_extra, self.moments["W_enc"], adam)
+        g, moments, how = gradients, self.moments["W_dec"], {"project": self._unit, "unit_norm": self._unit}
+        vectors = self._summed(g.vectors)
+        if g.dec_gradient is None:
+            kernels.update_from_codes(
+                w_dec, g.values, g.values_by_latent, g.d_output, g.dec_extra, moments, adam, **how
+            )
+        else:
+            kernels.update_rows(w_dec, _with(g.dec_gradient, g.dec_extra), moments, adam, **how)
+        kernels.update_from_codes(w_enc, g.d_pre, g.inputs_by_latent(), g.z, g.enc_extra, self.moments["W_enc"], adam)
         self._update_vectors(kernels, {name: vector() for name, vector in vectors.items()}, adam)
         return None
 
     def add(self, kernels: Kernels, gradients: Gradients, *, last: bool = True) -> None:
         """Add the gradients of a part of a batch to those that are kept; with the last one data ranks add up theirs."""
         g, first = gradients, self._sums is None
-        by_latent = kernels.by_latent(g.pattern)
-        w_dec = self._gradient(kernels, "W_dec", g.values, by_latent, g.d_output, g.dec_extra, first)
+        if g.dec_gradient is None:
+            w_dec = self._gradient(kernels, "W_dec", g.values, g.values_by_latent, g.d_output, g.dec_extra, first)
+        else:
+            w_dec = self._sum("W_dec")
+            w_dec = (w_dec.copy_ if first else w_dec.add_)(_with(g.dec_gradient, g.dec_extra))
         if g.dec_norms is not None:
             weight = self.weights["W_dec"]
             w_dec.addcmul_(weight, (g.dec_norms / weight.norm(dim=1).clamp_min(1e-12))[:, None])
         arriving = self._exchange.add_data(w_dec) if last else None  # while the encoder's is worked out
-        w_enc = self._gradient(kernels, "W_enc", g.d_pre, g.inputs_by_latent(by_latent), g.z, g.enc_extra, first)
+        w_enc = self._gradient(kernels, "W_enc", g.d_pre, g.inputs_by_latent(), g.z, g.enc_extra, first)
         if g.enc_outer is not None:
             w_enc.addr_(*g.enc_outer)
         kept = self._sums
@@ -115,13 +119,16 @@ class Updater:
         extra: DenseRows | None,
         first: bool,
     ) -> Tensor:
-        weight = self.weights[name]
-        shape = tuple(weight.shape)
-        total = self._workspace.get(f"update.{name}", shape, weight.dtype, weight.device)
+        total = self._sum(name)
         if first:
             return kernels.latent_gradient(values, by_latent, rows, extra, total)
-        part = self._workspace.get("update.part", shape, weight.dtype, weight.device)
+        part = self._workspace.get("update.part", tuple(total.shape), total.dtype, total.device)
         return total.add_(kernels.latent_gradient(values, by_latent, rows, extra, part))
+
+    def _sum(self, name: str) -> Tensor:
+        """The memory in which a parameter's gradients add up."""
+        weight = self.weights[name]
+        return self._workspace.get(f"update.{name}", tuple(weight.shape), weight.dtype, weight.device)
 
     def _summed(self, vectors: dict[str, Tensor]) -> dict[str, Pending]:
         """Over the data ranks; those that are not of single latents over the latent ranks too."""
@@ -136,6 +143,10 @@ class Updater:
         for name, gradient in vectors.items():
             own = replace(adam, lr=adam.lr * rates.get(name, 1.0))
             kernels.update_rows(self.weights[name], gradient, self.moments[name], own)
+
+
+def _with(gradient: Tensor, extra: DenseRows | None) -> Tensor:
+    return gradient if extra is None else gradient.index_add_(0, extra.latents, extra.rows)
 
 
 def warmed(decay: float, step: int) -> float:

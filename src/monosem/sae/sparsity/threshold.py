@@ -6,7 +6,7 @@ ReLU has none to learn, BatchTopK one for all latents that follows the batches, 
 import torch
 from torch import Tensor
 
-from monosem.kernels import Kernels, Workspace
+from monosem.kernels import Kernels, Workspace, sums_at
 from monosem.sae.exchange import ALONE, Exchange
 from monosem.sae.sparsity.protocol import CodeGradients, Encoder, Selection
 from monosem.sae.sparsity.rectified import Rectified
@@ -111,7 +111,7 @@ class JumpReLU(ReLU):
         near = (selection.pre - threshold).abs() < width / 2
         # the value jumps from 0 to the threshold, its being active from 0 to 1
         jump = torch.where(near, (threshold * d_values + d_active) / width, 0)
-        d_threshold = torch.zeros_like(encoder.threshold).index_add_(0, selection.pattern.indices, -jump)
+        d_threshold = sums_at(selection.pattern.indices, -jump, len(encoder.threshold))
         return CodeGradients(torch.where(values > 0, d_values, 0) + jump, d_threshold)
 
 
