@@ -107,7 +107,7 @@ class Exchange:
         return torch.full((len(strengths),), min(k, width), device=strengths.device)
 
     def kth_largest(self, values: Tensor, k: int) -> Tensor:
-        """[]: the k-th largest of the values [any] of all processes, which together are at least k."""
+        """[]: the k-th largest of the values [any number] of all processes, which together are at least k."""
         return torch.topk(values, k, sorted=False).values.min()
 
     def earliest(self, places: Tensor, count: int) -> int:
