@@ -14,6 +14,7 @@ Verb = Literal[
     "capture",
     "prepare",
     "train",
+    "finetune",
     "codes",
     "examples",
     "coactivation",
@@ -23,6 +24,7 @@ Verb = Literal[
     "score",
     "report",
 ]
+EXPLAIN_STEPS = ("plan", "send", "status", "fetch", "parse", "run")
 Mode = Literal["add", "clamp", "scale", "ablate"]
 
 
@@ -67,6 +69,30 @@ class EstimateArguments:
     """Folder that would hold the run, whose disk is looked at unless --gpu names another machine."""
     json: bool = False
     """Print the estimate as one JSON object."""
+
+
+@dataclass(frozen=True)
+class ExplainArguments(StageArguments):
+    """Say in words what each latent reacts to: all of it, or one step of asking a provider.
+
+    `monosem explain RUN` makes the stage. A provider that is asked (`explain.provider`) is asked in steps, each of
+    which can be given alone and again: `monosem explain plan RUN` writes the requests and says what they cost, `send`
+    sends them, `status` says how far they are, `fetch` brings the answers, `parse` makes `explanations.jsonl`; `run`
+    does all of it and waits. Nothing is sent without `--yes`.
+
+    Example: monosem explain plan runs/demo --explain.provider anthropic --explain.model claude-haiku-5-5
+    """
+
+    yes: bool = False
+    """Send what was planned. It may cost money."""
+    max_usd: float | None = None
+    """Most that may be spent on this run's explanations, in US dollars (`explain.max_usd`)."""
+    resend_lost: bool = False
+    """With `send`: ask once more what stands in batches that are gone at the provider, and pay for it once more."""
+    final: bool = False
+    """With `parse`: leave unexplained what could be asked again."""
+    step: tyro.conf.Suppress[str] = "run"
+    """Which step; `run`: all of them."""
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,7 @@ def training_charts(metrics: Sequence[Mapping[str, float]]) -> list[Chart]:
 def distribution_chart(
     name: str, title: str, label: str, own: NDArray[np.float64], shuffled: NDArray[np.float64], told: str
 ) -> Chart:
-    """One figure of many latents, as a histogram, over that of their shuffled explanations.
+    """One figure of many latents, as a histogram, over the 95th percentile of what shuffled explanations reach.
 
     Args:
         label: of the axis.
@@ -127,13 +127,13 @@ def distribution_chart(
     figure, axes = canvas()
     bins = np.linspace(min(own.min(), shuffled.min()), max(own.max(), shuffled.max()), 41)
     axes.hist(own, bins=bins, color=LINES[0], label="explanations", alpha=0.75)
-    axes.hist(shuffled, bins=bins, color=LINES[1], label="shuffled", histtype="step", linewidth=1.6)
+    axes.hist(shuffled, bins=bins, color=LINES[1], label="95th percentile of shuffled", histtype="step", linewidth=1.6)
     axes.set_xlabel(label)
     axes.set_ylabel("latents")
     axes.legend()
     alt = (
-        f"Histogram over {len(own):,} latents of {label}: the median is {np.median(own):.3g}, with other latents' "
-        f"explanations {np.median(shuffled):.3g}. {told}"
+        f"Histogram over {len(own):,} latents of {label}: the median is {np.median(own):.3g}; that of the 95th "
+        f"percentiles of other latents' explanations is {np.median(shuffled):.3g}. {told}"
     )
     return Chart(title, alt, svg(figure, name))
 

@@ -18,11 +18,13 @@ import tyro
 
 from monosem import __version__, pipeline, progress, ranks, recipe, run
 from monosem.arguments import (
+    EXPLAIN_STEPS,
     RUNS,
     AppArguments,
     ChatArguments,
     CompleteArguments,
     EstimateArguments,
+    ExplainArguments,
     ModelsArguments,
     SearchArguments,
     ShowArguments,
@@ -89,6 +91,21 @@ def estimate(arguments: EstimateArguments) -> None:
         measure=arguments.measure,
         as_json=arguments.json,
     )
+
+
+def explain(arguments: ExplainArguments) -> None:
+    if arguments.dry_run:
+        stages("explain")(arguments)
+        return
+    opened = Run(_path(arguments.target, arguments.runs, arguments.recipe.name), arguments.recipe)
+    pipeline.make(opened, (), arguments.redo)
+    from monosem.app import explaining
+
+    budget = arguments.recipe.explain.max_usd if arguments.max_usd is None else arguments.max_usd
+    consent = explaining.Consent(arguments.yes or arguments.recipe.explain.send, budget)
+    explaining.STEPS[arguments.step](opened, consent, arguments)
+    if arguments.step == "run":
+        stages("explain")(dataclasses.replace(arguments, redo=None))
 
 
 def sweep(arguments: SweepArguments) -> None:
@@ -217,6 +234,7 @@ COMMANDS: dict[str, Command] = {
     "run": Command(StageArguments, stages(*pipeline.VERBS), "Make every stage of a recipe; finished ones are skipped."),
     **{step.verb: Command(StageArguments, stages(step.verb), step.help) for step in pipeline.PIPELINE},
     "estimate": Command(EstimateArguments, estimate, "Foresee disk, memory, time and money of a recipe."),
+    "explain": Command(ExplainArguments, explain, "Say in words what each latent reacts to, or ask somebody to."),
     "sweep": Command(SweepArguments, sweep, "Train many SAEs in one pass over the activations, and compare them."),
     "show": Command(ShowArguments, show, "Show one latent with its explanation and sentences."),
     "search": Command(SearchArguments, search, "Find latents by words."),
@@ -269,11 +287,16 @@ def _dispatch(arguments: list[str]) -> None:
 def parse(verb: str, command: Command, rest: Sequence[str]) -> Any:
     """The verb's arguments; those of a stage start from the recipe or run that is named first."""
     default = None
-    if command.arguments in (StageArguments, EstimateArguments):
+    if issubclass(command.arguments, StageArguments | EstimateArguments):
+        stepwise = command.arguments is ExplainArguments and len(rest) > 1 and rest[0] in EXPLAIN_STEPS
+        step = rest[0] if stepwise else "run"
+        rest = rest[stepwise:]
         named = rest[0] if rest and not rest[0].startswith("-") else None
         runs = Path(rest[rest.index("--runs") + 1]) if "--runs" in rest[:-1] else RUNS
-        known = _recipe(named, runs) if named else Recipe()
-        default = command.arguments(target=named or tyro.MISSING, recipe=known)
+        recipe_ = _recipe(named, runs) if named else Recipe()
+        default = command.arguments(target=named or tyro.MISSING, recipe=recipe_)
+        if isinstance(default, ExplainArguments):
+            default = dataclasses.replace(default, step=step)
     prog, description = f"monosem {verb}", _description(verb, command)
     if command.arguments is SweepArguments:
         # any key of the recipe may be an axis: what tyro does not know is read by the sweep

@@ -5,9 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from asked_run import OPEN
+from batch_server import KEY, BatchServer
 
 from monosem import capture, recipe
 from monosem.corpus import sentences
+from monosem.interpret import examples
 from monosem.run import Run
 from monosem.store import prepare
 from monosem.train import loop
@@ -32,3 +35,30 @@ def trained(tmp_path: Path, trained_folder: Path) -> Iterator[Run]:
     shutil.copytree(trained_folder, copy)
     yield Run.open(copy)
     shutil.rmtree(copy)
+
+
+@pytest.fixture(scope="session")
+def made_folder(tmp_path_factory: pytest.TempPathFactory, trained_folder: Path) -> Path:
+    """That run with examples, for runs that share its stages."""
+    copy = tmp_path_factory.mktemp("made") / "run"
+    shutil.copytree(trained_folder, copy)
+    examples.make(Run.open(copy))
+    return copy
+
+
+@pytest.fixture(scope="session")
+def one_server() -> Iterator[BatchServer]:
+    server = BatchServer().start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def server(one_server: BatchServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[BatchServer]:
+    """The batch server, fresh; its key is in the environment."""
+    one_server.reset()
+    for name in ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "MONOSEM_API_KEY"):
+        monkeypatch.setenv(name, KEY)
+    yield one_server
+    while OPEN:
+        OPEN.pop().carrier.close()

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from monosem.errors import RunError, SaeError
 from monosem.interpret import tables
-from monosem.interpret.score import shown
+from monosem.interpret.score import shown as grades
 
 EXPLANATIONS = "explanations.jsonl"
 DENSE = 0.1  # share of tokens from which a latent counts as dense
@@ -92,7 +92,7 @@ class Card(NamedTuple):
     warnings: list[str]
     grouped: Grouped | None = None
     """None where the stage `groups` has not been made."""
-    scores: Sequence[shown.Figure] = ()
+    scores: Sequence[grades.Figure] = ()
     """How good the explanation is, where it has been graded."""
 
 
@@ -130,7 +130,7 @@ def cards(run_folder: Path, latents: Sequence[int], most: int | None = None) -> 
     examples = _examples(run_folder, latents, most)
     output = {row["latent"]: row for row in _of_stage(run_folder / "evaluation" / tables.LATENTS, latents)}
     groups = {row["latent"]: row for row in _of_stage(run_folder / "groups" / tables.GROUPS, latents)}
-    scores = shown.figures(run_folder, latents)
+    scores = grades.figures(run_folder, latents)
     rows = statistics.take(pa.array(latents, type=pa.int64())).to_pylist()
     made = [
         _card(n, row, explanations.get(row["latent"]), examples.get(row["latent"], {}), output.get(row["latent"], {}))

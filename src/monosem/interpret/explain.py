@@ -1,12 +1,12 @@
 """The stage `explanations`: says in words what each latent reacts to, one JSON object a latent.
 
-Flow: the example sentences and a part of the corpus, evenly spread, become a term index; `Lexicon` explains latent by
-latent. A latent that cannot be explained stands in the file as well, with `explanation` null and the reason. Knows of
-no other provider than `lexical`.
+Flow: `lexical` makes a term index of the example sentences and a part of the corpus, evenly spread, and explains latent
+by latent; any other provider is asked (`Asking`). A latent that cannot be explained stands in the file as well, with
+`explanation` null and the reason.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,18 @@ from numpy.typing import NDArray
 from monosem import progress
 from monosem.atomic import atomic_path
 from monosem.corpus.sentences import Sentences
-from monosem.errors import RecipeError
+from monosem.errors import RecipeError, RunError
 from monosem.interpret import examples, tables
+from monosem.interpret.asking import DEAD, Asking
 from monosem.interpret.cards import EXPLANATIONS
 from monosem.interpret.lexical import Example, Explanation, Lexicon
 from monosem.interpret.ngrams import TermIndex
+from monosem.interpret.prompts import Prompter
+from monosem.interpret.providers.ledger import Ledger
+from monosem.interpret.providers.prices import OWN_MACHINE
 from monosem.lm.source import open_tokenizer
-from monosem.run import Run, Stage
+from monosem.recipe import Recipe
+from monosem.run import Run, Stage, read_manifest
 
 CORPUS_SENTENCES = 200_000  # at most, that stand for the whole corpus
 LATENTS_AT_ONCE = 2048
@@ -36,26 +41,65 @@ def open_stage(run: Run) -> Stage:
     Raises:
         RunError: its files were made with another recipe.
     """
-    part = {**run.recipe.explain.fingerprint_part(), "seed": run.recipe.seed}
+    recipe = run.recipe.explain
+    if recipe.provider == "lexical":
+        keys = ("provider", "aggregation", "terms")
+        part = {**{key: getattr(recipe, key) for key in keys}, "seed": run.recipe.seed}
+    else:
+        part = {**recipe.fingerprint_part(), "prompt": Prompter(recipe).identity}
+        del part["terms"]
     return run.stage(run.folder("explanations"), part, [examples.open_stage(run)])
 
 
 def make(run: Run) -> Stage:
-    """Write `explanations.jsonl`.
+    """Write `explanations.jsonl`. A provider that costs money is sent nothing without `explain.send`.
 
     Raises:
         RunError: there are no examples.
         RecipeError: `explain.aggregation` is not among those that the examples were chosen by.
+        ProviderError: there are requests to send, and no consent; or as `Asking.finish`.
     """
     stage = open_stage(run)
     if stage.complete:
         return stage
-    recipe = run.recipe
+    check_aggregation(run.recipe)
+    if run.recipe.explain.provider == "lexical":
+        return _make_lexical(run, stage)
+    asking = Asking(run, stage)
+    with asking.post:
+        asking.finish()
+        return asking.write()
+
+
+def check(run: Run, verbs: Sequence[str], redo: str | None) -> None:  # noqa: ARG001 - part of what a stage may have
+    """Before anything is deleted: answers that were paid for are kept.
+
+    Raises:
+        RunError: `--redo` would delete them.
+    """
+    folder = run.folder("explanations")
+    if redo in (None, "evaluate", "report") or (manifest := read_manifest(folder)) is None:
+        return
+    if (
+        any(event.kind == "intent" for event in Ledger(folder).events)
+        and manifest.recipe["provider"] not in OWN_MACHINE
+    ):
+        raise RunError(
+            f"{folder}: holds answers that {manifest.recipe['provider']} was asked for, and --redo {redo} would delete "
+            f"them; move the folder away first, or give the new run its own --name"
+        )
+
+
+def check_aggregation(recipe: Recipe) -> None:
+    """Raise RecipeError if the examples are not ranked by what is to be explained."""
     if recipe.explain.aggregation not in recipe.examples.aggregations:
         raise RecipeError(
             f"explain.aggregation = {recipe.explain.aggregation!r} is not among examples.aggregations = "
             f"{list(recipe.examples.aggregations)}; explain by one of these"
         )
+
+
+def _make_lexical(run: Run, stage: Stage) -> Stage:
     source = examples.open_stage(run).require()
     stage.begin()
     stage.shards = []
@@ -82,7 +126,7 @@ def _explanations(run: Run, folder: Path) -> Iterator[dict[str, Any]]:
             for latent in numbers.tolist():
                 explanation = lexicon.explain(latent, found.get(latent, []), recipe.explain.terms)
                 if latents[latent] == 0:
-                    explanation = explanation._replace(reason="dead: it never fires on the stored activations")
+                    explanation = explanation._replace(reason=DEAD)
                 yield _row(latent, explanation, recipe.explain.aggregation)
             advance(len(numbers))
 

@@ -76,17 +76,16 @@ def _statistics(card: Card) -> Text:
 
 
 def _scores(figures: Sequence[Figure]) -> Table:
-    """The explanation's scores, each beside its baselines."""
+    """The explanation's scores, each beside other explanations, their 95th percentile, counting, an untrained SAE."""
     table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("score")
-    for name in ("value", "95 %", "shuffled", "their 95th", "frequency", "random SAE", ""):
-        table.add_column(name, justify="right")
+    table.add_column("score", no_wrap=True)
+    for name in ("value", "shuffled", "p95", "counting", "random", ""):
+        table.add_column(name, justify="right", no_wrap=True)
     for figure in figures:
-        interval = "" if figure.low is None else f"{figure.low:.2f}-{figure.high:.2f}"
         baselines = (figure.shuffled, figure.shuffled_p95, figure.frequency, figure.random_sae)
         told = ("" if value is None else f"{value:.2f}" for value in baselines)
-        verdict = "below chance" if figure.below_chance else "above shuffled" if figure.beats else ""
-        table.add_row(figure.label, f"{figure.value:.2f}", interval, *told, verdict)
+        verdict = "< chance" if figure.below_chance else "> p95" if figure.beats else ""
+        table.add_row(figure.label, f"{figure.value:.2f}", *told, verdict)
     return table
 
 

@@ -135,13 +135,13 @@ def test_readers_see_scores_beside_baselines(folder):
     latent = rows.read(folder / "scores" / rows.SCORES)[0].latent
     card = cards.card(folder, latent)
     labels = [figure.label for figure in card.scores]
-    assert any("token patterns" in label for label in labels)
+    assert any("patterns" in label for label in labels)
     console = Console(file=io.StringIO(), width=140)
     console.print(terminal.show_card(card))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "shuffled" in text
-    assert "random SAE" in text
+    assert "p95" in text
     charts = shown.charts(folder)
-    assert [chart.title for chart in charts] == ["Detection by terms, balanced accuracy", "Token patterns, F1"]
+    assert [chart.title for chart in charts] == ["Terms, balanced accuracy", "Patterns, F1"]
     assert all("95th percentile" in chart.alt for chart in charts)
-    assert "Token patterns, F1" in render(folder, Run.open(folder).recipe)
+    assert "Patterns, F1" in render(folder, Run.open(folder).recipe)

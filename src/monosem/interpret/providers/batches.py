@@ -56,6 +56,10 @@ class BatchInterface(Protocol):
     key: Key
     limits: Limits
 
+    def close(self) -> None:
+        """Close the connections."""
+        ...
+
     def line(self, request: Request) -> bytes: ...
 
     def outcome(self, line: dict[str, Any]) -> Outcome: ...
@@ -100,6 +104,7 @@ class BatchCarrier:
         self._interface, self._patience = interface, patience
         self.name, self.model, self.limits, self.context = interface.name, interface.model, limits, context
         self.line, self.outcome, self.prompt_tokens = interface.line, interface.outcome, estimated_tokens
+        self.close = interface.close
 
     def send(self, book: Book, chunk: Chunk) -> None:
         requests = book.requests(chunk)
@@ -125,11 +130,14 @@ class BatchCarrier:
                     raise described(fault, self.name) from None
                 self._patience.back_off(tried, fault.retry_after)
 
-    def collect(self, book: Book, chunk: Chunk) -> bool:
+    def look(self, book: Book, chunk: Chunk) -> None:
         if chunk.state == "sending":
             self._may_be_sent(book, chunk)
         if chunk.state == "sent" and self._call(lambda: self._interface.look(chunk.batch), chunk).ended:
             book.record("ended", chunk=chunk.name, batch=chunk.batch)
+
+    def collect(self, book: Book, chunk: Chunk) -> bool:
+        self.look(book, chunk)
         if chunk.state == "ended":
             try:
                 listed = self._call(lambda: self._interface.results(chunk.batch), chunk)
@@ -185,7 +193,7 @@ class BatchCarrier:
                 raise described(fault, self.name) from None
             raise ProviderError(
                 f"batch {chunk.batch} (chunk {chunk.name}, {chunk.count:,} requests) is gone at {self.name}: deleted, "
-                f"or too old ({fault.message}); to ask, and pay for, these once more: monosem explain send --resend-lost"
+                f"or too old ({fault.message}); to ask, and pay for, these once more: explain send --resend-lost"
             ) from None
 
     @staticmethod

@@ -25,6 +25,10 @@ class Carrier(Protocol):
     context: int | None
     """Tokens that fit the model; None: nobody knows."""
 
+    def close(self) -> None:
+        """Close the connections."""
+        ...
+
     def line(self, request: Request) -> bytes:
         """The request as it is sent: one JSON object that begins with `custom_id`."""
         ...
@@ -45,8 +49,16 @@ class Carrier(Protocol):
         """
         ...
 
+    def look(self, book: Book, chunk: Chunk) -> None:
+        """Record how far a chunk that is on its way is.
+
+        Raises:
+            ProviderError: the batch is gone.
+        """
+        ...
+
     def collect(self, book: Book, chunk: Chunk) -> bool:
-        """Look at a chunk that is on its way and fetch its results once they are there; returns whether they are.
+        """Look at a chunk that is on its way, and fetch its results if they are there; returns whether they are.
 
         Raises:
             ProviderError: the batch is gone, or its results are not those of the chunk.

@@ -14,7 +14,7 @@ from monosem.errors import ProviderError
 from monosem.interpret.providers import completions
 from monosem.interpret.providers.carrier import estimated_tokens
 from monosem.interpret.providers.direct import Journal
-from monosem.interpret.providers.keys import Key, read_key
+from monosem.interpret.providers.keys import Key
 from monosem.interpret.providers.patience import Fault, Patience, described, faults
 from monosem.interpret.providers.protocol import Outcome, Request
 
@@ -25,7 +25,7 @@ SECONDS = 600.0  # a small machine may think long
 
 
 class CompatibleServer:
-    """A server at `base_url` (`Respondent`); `respond` raises ProviderError if the package `openai` is not installed."""
+    """A server at `base_url` (`Respondent`). To ask raises ProviderError if the package `openai` is not installed."""
 
     name = "compatible"
 
@@ -40,12 +40,8 @@ class CompatibleServer:
     ) -> None:
         self.model, self.context, self._base_url = model, context, base_url
         self._patience, self._effort, self._concurrency = patience, effort, concurrency
+        self._key = Key(self.name, needed=False)  # many servers need none
         self.prompt_tokens = estimated_tokens
-
-    @cached_property
-    def _key(self) -> Key:
-        """Many servers need none."""
-        return read_key(self.name, needed=False)
 
     @cached_property
     def _client(self) -> "openai.OpenAI":
@@ -55,6 +51,10 @@ class CompatibleServer:
             raise ProviderError("the package openai is not installed; pip install 'monosem[explain]'") from None
         key = self._key.reveal() or "none"
         return openai.OpenAI(api_key=key, base_url=self._base_url, max_retries=0, timeout=SECONDS)
+
+    def close(self) -> None:
+        if "_client" in vars(self):  # nobody was asked, nothing is open
+            self._client.close()
 
     def line(self, request: Request) -> bytes:
         return completions.batch_line(request, self.model, self._effort, "max_tokens")

@@ -71,6 +71,8 @@ class Respondent(Protocol):
     @property
     def context(self) -> int | None: ...
 
+    def close(self) -> None: ...
+
     def line(self, request: Request) -> bytes: ...
 
     def outcome(self, line: dict[str, Any]) -> Outcome: ...
@@ -93,7 +95,7 @@ class DirectCarrier:
         self._respondent, self.limits = respondent, limits
         self.name, self.model, self.context = respondent.name, respondent.model, respondent.context
         self.line, self.outcome = respondent.line, respondent.outcome
-        self.prompt_tokens = respondent.prompt_tokens
+        self.prompt_tokens, self.close = respondent.prompt_tokens, respondent.close
 
     def send(self, book: Book, chunk: Chunk) -> None:
         requests, name = book.requests(chunk), f"{chunk.name}.jsonl"
@@ -105,6 +107,9 @@ class DirectCarrier:
             open_ = [line for line in map(json.loads, file) if line["custom_id"] not in journal.answered]
         self._respondent.respond(open_, journal)
         keep(book, chunk, self, [name], unseen=journal.unseen)
+
+    def look(self, book: Book, chunk: Chunk) -> None:
+        """There is nobody to ask: what is answered is here."""
 
     def collect(self, book: Book, chunk: Chunk) -> bool:  # noqa: ARG002 - `send` brought the results
         return chunk.state == "fetched"

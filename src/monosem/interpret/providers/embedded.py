@@ -33,6 +33,9 @@ class EmbeddedModel:
         self.model = model.name
         self.context = min(context or model.config.context_length, model.config.context_length)
 
+    def close(self) -> None:
+        """Nothing is open."""
+
     def line(self, request: Request) -> bytes:
         return completions.batch_line(request, self.model, None, "max_tokens")
 

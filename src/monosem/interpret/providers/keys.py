@@ -10,37 +10,40 @@ HIDDEN = "[key]"
 
 
 class Key:
-    """A secret; printing it, or anything that holds it, does not show it."""
+    """The key for one provider; printing it, or anything that holds it, does not show it.
 
-    def __init__(self, value: str) -> None:
-        self._value = value
+    Args:
+        needed: whether to have none is an error.
+    """
+
+    def __init__(self, provider: str, *, needed: bool = True) -> None:
+        self._provider, self._needed = provider, needed
+        self._value: str | None = None
 
     def __repr__(self) -> str:
         return HIDDEN
 
     def reveal(self) -> str:
-        """The secret itself, for the client that sends it."""
+        """The secret itself, for the client that sends it: the variable in the environment, else the user's keyring.
+
+        It is looked up the first time that it is needed: to plan needs none.
+
+        Raises:
+            ProviderError: there is none, and it is needed.
+        """
+        if self._value is None:
+            variable = VARIABLES[self._provider]
+            self._value = os.environ.get(variable, "").strip() or _from_keyring(self._provider)
+        if self._needed and not self._value:
+            raise ProviderError(
+                f"no key for {self._provider}: set {VARIABLES[self._provider]} in the environment, or store one with: "
+                f"keyring set {SERVICE} {self._provider}"
+            )
         return self._value
 
     def redact(self, text: str) -> str:
         """The text without the key, for errors that repeat what was sent."""
         return text.replace(self._value, HIDDEN) if self._value else text
-
-
-def read_key(provider: str, *, needed: bool = True) -> Key:
-    """The key for a provider: its variable in the environment, else the user's keyring.
-
-    Raises:
-        ProviderError: there is none, and it is needed.
-    """
-    variable = VARIABLES[provider]
-    value = os.environ.get(variable, "").strip() or _from_keyring(provider)
-    if not value and needed:
-        raise ProviderError(
-            f"no key for {provider}: set {variable} in the environment, or store one with: "
-            f"keyring set {SERVICE} {provider}"
-        )
-    return Key(value)
 
 
 def _from_keyring(provider: str) -> str:

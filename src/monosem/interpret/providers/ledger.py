@@ -1,7 +1,7 @@
 """The ledger: one line for everything that was about to happen with a provider, or has happened. Append-only.
 
 Each line carries the digest of itself and the one before, so that a changed line shows; `ledger.head` beside it holds
-the last digest, so that missing lines show. A line is on the disk before the step that follows it begins: whatever
+a late digest, so that missing lines show. A line is on the disk before the step that follows it begins: whatever
 moment a process dies at, the next one knows what may have been paid. Knows nothing of what the events mean.
 """
 
@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from monosem.atomic import write_text
 from monosem.errors import ProviderError
 
 LEDGER, HEAD = "ledger.jsonl", "ledger.head"
@@ -40,7 +39,7 @@ class Ledger:
     def __init__(self, folder: Path) -> None:
         self.path, self._head = folder / LEDGER, folder / HEAD
         self.events: list[Event] = []
-        self._digest, self._digest_before = "", ""
+        self._digests: list[str] = []
         kept = self._read()
         if self.path.exists() and self.path.stat().st_size > kept:
             os.truncate(self.path, kept)  # the last line was being written when the process died
@@ -48,17 +47,23 @@ class Ledger:
     def append(self, kind: str, **info: Any) -> Event:
         """Record an event; it is on the disk when this returns."""
         event = Event(kind, round(time.time(), 3), info)
-        digest = _digest(self._digest, event)
+        digest = _digest(self._last, event)
         line = json.dumps({"event": kind, "at": event.at, **info, "digest": digest}) + "\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(line)
             file.flush()
             os.fsync(file.fileno())
-        self._digest_before, self._digest = self._digest, digest
+        self._digests.append(digest)
         self.events.append(event)
-        write_text(self._head, f"{len(self.events)} {digest}\n")
+        temporary = self._head.with_suffix(".tmp")
+        temporary.write_text(f"{len(self.events)} {digest}\n", encoding="utf-8")
+        temporary.replace(self._head)  # not synced: a head that is some lines behind does no harm
         return event
+
+    @property
+    def _last(self) -> str:
+        return self._digests[-1] if self._digests else ""
 
     def _read(self) -> int:
         """Take up the whole lines; returns their bytes."""
@@ -69,25 +74,20 @@ class Ledger:
                 data = json.loads(line)
                 written = data.pop("digest")
                 event = Event(data.pop("event"), data.pop("at"), data)
-                matches = written == _digest(self._digest, event)
+                matches = written == _digest(self._last, event)
             except (ValueError, KeyError, TypeError, AttributeError):
                 matches, written, event = False, "", Event("", 0.0, {})
             if not matches:
                 raise ProviderError(f"{self.path}: line {number} was edited; {_MEND}")
-            self._digest_before, self._digest = self._digest, written
+            self._digests.append(written)
             self.events.append(event)
         self._check_head()
         return whole
 
     def _check_head(self) -> None:
-        """The head may be one line behind, never before the lines."""
-        if not self._head.exists():
-            fits = len(self.events) <= 1
-        else:
-            known = self._head.read_text(encoding="utf-8").split()
-            count = len(self.events)
-            fits = known in ([str(count), self._digest], [str(count - 1), self._digest_before])
-        if not fits:
+        """The head may be behind the lines, never before them."""
+        known = self._head.read_text(encoding="utf-8").split() if self._head.exists() else []
+        if known and known not in ([str(number), digest] for number, digest in enumerate(self._digests, 1)):
             raise ProviderError(f"{self.path}: lines are missing at its end; {_MEND}")
 
 

@@ -13,7 +13,7 @@ from monosem.errors import ProviderError
 from monosem.interpret.providers import completions
 from monosem.interpret.providers.batches import Batch, RefusedBatch, Results, Verdict
 from monosem.interpret.providers.book import Limits
-from monosem.interpret.providers.keys import Key, read_key
+from monosem.interpret.providers.keys import Key
 from monosem.interpret.providers.protocol import Outcome, Request
 
 if TYPE_CHECKING:
@@ -36,11 +36,7 @@ class OpenAIBatches:
 
     def __init__(self, model: str, effort: str | None = None, base_url: str | None = None) -> None:
         self.model, self._effort, self._base_url = model, effort, base_url
-
-    @cached_property
-    def key(self) -> Key:
-        """Read when it is needed: to plan needs none."""
-        return read_key(self.name)
+        self.key = Key(self.name)
 
     @cached_property
     def _client(self) -> "openai.OpenAI":
@@ -50,6 +46,10 @@ class OpenAIBatches:
             raise ProviderError("the package openai is not installed; pip install 'monosem[explain]'") from None
         # the SDK must repeat nothing by itself: creating a batch twice is paying twice
         return openai.OpenAI(api_key=self.key.reveal(), base_url=self._base_url, max_retries=0, timeout=SECONDS)
+
+    def close(self) -> None:
+        if "_client" in vars(self):  # nothing was sent, nothing is open
+            self._client.close()
 
     def line(self, request: Request) -> bytes:
         return completions.batch_line(request, self.model, self._effort, "max_completion_tokens")

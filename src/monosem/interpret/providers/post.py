@@ -39,11 +39,11 @@ class Sum:
     usd: float | None
     """The same in money; None: the price is not known."""
     unseen: int
-    """Requests whose answer was cut off; they may have been paid for besides."""
+    """Requests whose answer was cut off or lost; they may have been paid for besides."""
 
 
 class Post:
-    """The requests of one folder and their provider (`protocol.Provider`).
+    """The requests of one folder and their provider (`protocol.Provider`); a `with` block closes the connections.
 
     Args:
         folder: holds the ledger, `requests/` and `results/`.
@@ -73,6 +73,12 @@ class Post:
     @property
     def model(self) -> str:
         return self.carrier.model
+
+    def __enter__(self) -> "Post":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.carrier.close()
 
     def answer(self, requests: Iterable[Request]) -> Iterator[Outcome]:
         """Outcomes of requests, in the order they came back; those answered in this folder before cost nothing.
@@ -106,7 +112,7 @@ class Post:
             ProviderError: no consent, a budget too small for any of them, or the provider refuses.
         """
         waiting = self.of("planned", "sending")
-        if waiting and not self.consent.send:
+        if waiting and not self.consent.send and self.name not in OWN_MACHINE:
             raise ProviderError(f"{self.told(waiting)} wait to be sent; nothing is sent without --yes or explain.send")
         sent = 0
         for chunk in waiting:
@@ -117,6 +123,11 @@ class Post:
         if waiting and not sent and not self.of("sent", "ended"):
             raise self._too_dear(waiting[0])
         return len(waiting) - sent
+
+    def look(self) -> None:
+        """Ask the provider how far the chunks under way are; fetches nothing."""
+        for chunk in self.of("sending", "sent"):
+            self.carrier.look(self.book, chunk)
 
     def fetch(self) -> int:
         """Look at the chunks under way and fetch those that have ended; returns how many are still under way."""
@@ -171,14 +182,14 @@ class Post:
         taken = list(chunks)
         tokens = Usage()
         for chunk in taken:
-            tokens += chunk.used if chunk.state == "fetched" else chunk.most
+            tokens += chunk.used if chunk.state in ("fetched", "lost") else chunk.most
         return Sum(
             len(taken),
             sum(chunk.count for chunk in taken),
             sum(chunk.bytes for chunk in taken),
             tokens,
             None if self.price is None else self.price.of(tokens),
-            sum(chunk.unseen for chunk in taken),
+            sum(chunk.count if chunk.state == "lost" else chunk.unseen for chunk in taken),
         )
 
     def told(self, chunks: Iterable[Chunk]) -> str:
@@ -222,7 +233,7 @@ class Post:
         assert self.price is not None
         assert self.consent.max_usd is not None
         return ProviderError(
-            f"a budget of ${self.consent.max_usd:,.2f} is too small: ${self._spent():,.2f} are spent, and the next chunk "
+            f"a budget of ${self.consent.max_usd:,.2f} is too small: ${self._spent():,.2f} are spent, the next chunk "
             f"of {chunk.count:,} requests costs up to ${self.price.of(chunk.most):,.2f}; raise --max-usd, or lower "
             f"explain.max_tokens or explain.chunk"
         )

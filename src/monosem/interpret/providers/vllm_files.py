@@ -22,6 +22,9 @@ class VllmFiles:
         self.model, self.limits, self.context, self._effort = model, limits, context, effort
         self.prompt_tokens = estimated_tokens
 
+    def close(self) -> None:
+        """Nothing is open."""
+
     def line(self, request: Request) -> bytes:
         return completions.batch_line(request, self.model, self._effort, "max_completion_tokens")
 
@@ -33,6 +36,9 @@ class VllmFiles:
         book.results(f"{chunk.name}.jsonl")
         if chunk.state == "planned":
             book.record("created", chunk=chunk.name, batch=self.command(book, chunk))
+
+    def look(self, book: Book, chunk: Chunk) -> None:
+        """There is nobody to ask: the file is there, or it is not."""
 
     def collect(self, book: Book, chunk: Chunk) -> bool:
         """Take up the file of answers, once it is there and whole."""

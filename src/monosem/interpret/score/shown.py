@@ -14,19 +14,19 @@ from monosem.interpret.score.rows import Row
 
 RESULT = "scores.json"
 SHOWN = {
-    ("lexical", "balanced_accuracy"): "detection by terms, balanced accuracy",
-    ("lexical", "auroc"): "detection by terms, AUROC",
-    ("n2g", "precision"): "token patterns, precision",
-    ("n2g", "recall"): "token patterns, recall",
-    ("n2g", "f1"): "token patterns, F1",
-    ("n2g_ablated", "f1"): "ablated token patterns, F1",
+    ("lexical", "balanced_accuracy"): "terms, balanced accuracy",
+    ("lexical", "auroc"): "terms, AUROC",
+    ("n2g", "precision"): "patterns, precision",
+    ("n2g", "recall"): "patterns, recall",
+    ("n2g", "f1"): "patterns, F1",
+    ("n2g_ablated", "f1"): "ablated patterns, F1",
     ("detection", "balanced_accuracy"): "detection, balanced accuracy",
     ("fuzzing", "balanced_accuracy"): "fuzzing, balanced accuracy",
     ("intruder", "accuracy"): "intruder, accuracy",
     ("simulation", "correlation"): "simulation, correlation",
     ("surprisal", "auroc"): "surprisal, AUROC",
     ("intervention", "gain"): "intervention, nats",
-    ("agreement", "balanced_accuracy"): "input and output agree, balanced accuracy",
+    ("agreement", "balanced_accuracy"): "agreement with output",
 }
 """The figures that a card shows, in its order; the files have more."""
 PLOTTED = (("lexical", "balanced_accuracy"), ("n2g", "f1"))
@@ -64,20 +64,18 @@ def figures(run_folder: Path, latents: Sequence[int]) -> dict[int, list[Figure]]
 
 
 def charts(run_folder: Path) -> list[Chart]:
-    """How the explanations of all latents do, over the shuffled ones."""
+    """How the explanations of all latents do, over the best that shuffled ones reach."""
     result = _result(run_folder)
     if result is None:
         return []
     table = rows.read(run_folder / "scores" / rows.SCORES)
     found = []
     for score, figure in PLOTTED:
-        own, shuffled = (rows.values(table, score, figure, column) for column in ("value", "shuffled"))
+        own, shuffled = (rows.values(table, score, figure, column) for column in ("value", "shuffled_p95"))
         if len(own) and len(shuffled):
             live, told = result["summary"]["live"], result["scores"][score][figure]
             share = 100 * told["beat_shuffled_p95"] / live
-            text = (
-                f"{share:.0f} % of {live:,} live latents are above the 95th percentile of their own shuffled baseline."
-            )
+            text = f"{share:.0f} % of {live:,} live latents are above their own 95th percentile."
             label = SHOWN[score, figure]
             title = label[0].upper() + label[1:]
             found.append(distribution_chart(f"score-{score}", title, label, own, shuffled, text))
