@@ -10,8 +10,9 @@ demo: .venv/demo
 	$(BIN)/monosem run recipes/demo.toml
 
 test: .venv/dev referee
-	$(BIN)/pytest -m "not model and not slow"
-	$(BIN)/pytest -m "model or slow"
+	$(BIN)/pytest -m "not model and not slow and not browser"
+	$(BIN)/pytest -m "(model or slow) and not browser"
+	$(BIN)/pytest -m browser
 
 # Meta's own code, which some tests ask, in an environment of its own.
 referee: .venv-referee/ready
@@ -35,7 +36,7 @@ clean:
 	touch $@
 
 .venv/dev: .venv/demo
-	$(PIP) --editable ".[dev,wandb,hub]"
+	$(PIP) --editable ".[dev,wandb,hub,app]"
 	touch $@
 
 # fairscale is built with the torch that is there: that of .venv, which a path file makes visible, so that it is not

@@ -144,6 +144,11 @@ def tiny_recipe(
         sentences = 20
         steering_latents = 3
         steering_controls = 4
+        [score]
+        sentences = 600
+        shuffles = 20
+        random_latents = 10
+        sample = 2
         [report]
         latents = 20
         """

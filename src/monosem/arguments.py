@@ -9,7 +9,21 @@ import tyro
 from monosem.recipe import Aggregation, Recipe
 
 RUNS = Path("runs")
-Verb = Literal["sentences", "capture", "prepare", "train", "examples", "explain", "evaluate", "report"]
+Verb = Literal[
+    "sentences",
+    "capture",
+    "prepare",
+    "train",
+    "finetune",
+    "codes",
+    "examples",
+    "coactivation",
+    "groups",
+    "explain",
+    "evaluate",
+    "score",
+    "report",
+]
 EXPLAIN_STEPS = ("plan", "send", "status", "fetch", "parse", "run")
 Mode = Literal["add", "clamp", "scale", "ablate"]
 
@@ -29,30 +43,6 @@ class StageArguments:
     """Rehearse the recipe in minutes on a CPU: a random model of its width with two layers, few sentences and steps."""
     json: bool = False
     """Print the result as one JSON object."""
-
-
-@dataclass(frozen=True)
-class ExplainArguments(StageArguments):
-    """Say in words what each latent reacts to: all of it, or one step of asking a provider.
-
-    `monosem explain RUN` makes the stage. A provider that is asked (`explain.provider`) is asked in steps, each of
-    which can be given alone and again: `monosem explain plan RUN` writes the requests and says what they cost, `send`
-    sends them, `status` says how far they are, `fetch` brings the answers, `parse` makes `explanations.jsonl`; `run`
-    does all of it and waits. Nothing is sent without `--yes`.
-
-    Example: monosem explain plan runs/demo --explain.provider anthropic --explain.model claude-haiku-5-5
-    """
-
-    yes: bool = False
-    """Send what was planned. It may cost money."""
-    max_usd: float | None = None
-    """Most that may be spent on this run's explanations, in US dollars (`explain.max_usd`)."""
-    resend_lost: bool = False
-    """With `send`: ask once more what stands in batches that are gone at the provider, and pay for it once more."""
-    final: bool = False
-    """With `parse`: leave unexplained what could be asked again."""
-    step: tyro.conf.Suppress[str] = "run"
-    """Which step; `run`: all of them."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +69,30 @@ class EstimateArguments:
     """Folder that would hold the run, whose disk is looked at unless --gpu names another machine."""
     json: bool = False
     """Print the estimate as one JSON object."""
+
+
+@dataclass(frozen=True)
+class ExplainArguments(StageArguments):
+    """Say in words what each latent reacts to: all of it, or one step of asking a provider.
+
+    `monosem explain RUN` makes the stage. A provider that is asked (`explain.provider`) is asked in steps, each of
+    which can be given alone and again: `monosem explain plan RUN` writes the requests and says what they cost, `send`
+    sends them, `status` says how far they are, `fetch` brings the answers, `parse` makes `explanations.jsonl`; `run`
+    does all of it and waits. Nothing is sent without `--yes`.
+
+    Example: monosem explain plan runs/demo --explain.provider anthropic --explain.model claude-haiku-5-5
+    """
+
+    yes: bool = False
+    """Send what was planned. It may cost money."""
+    max_usd: float | None = None
+    """Most that may be spent on this run's explanations, in US dollars (`explain.max_usd`)."""
+    resend_lost: bool = False
+    """With `send`: ask once more what stands in batches that are gone at the provider, and pay for it once more."""
+    final: bool = False
+    """With `parse`: leave unexplained what could be asked again."""
+    step: tyro.conf.Suppress[str] = "run"
+    """Which step; `run`: all of them."""
 
 
 @dataclass(frozen=True)
@@ -110,8 +124,8 @@ class ShowArguments:
     """A run folder, or the name of a run."""
     latent: tyro.conf.Positional[int]
     """Number of the latent, from 0."""
-    aggregation: Aggregation = "max"
-    """Which ranking of sentences is shown."""
+    aggregation: Aggregation | Literal["quantile", "random"] = "max"
+    """Which sentences are shown: the best by an aggregation, some spread over its strength, or random ones."""
     top: int = 10
     """Sentences shown."""
     runs: Path = RUNS
@@ -134,6 +148,25 @@ class SearchArguments:
     """Folder that holds the run folders."""
     json: bool = False
     """Print the hits as a JSON list."""
+
+
+@dataclass(frozen=True)
+class NeighboursArguments:
+    """Show the latents that fire on the same tokens as one, or whose decoder rows point the same way."""
+
+    target: tyro.conf.Positional[str]
+    """A run folder, or the name of a run."""
+    latent: tyro.conf.Positional[int]
+    """Number of the latent, from 0."""
+    by: Literal["jaccard", "conditional", "reverse", "pmi", "cosine"] = "jaccard"
+    """`jaccard`: tokens with both over tokens with either; `conditional`: P(neighbour | latent); `reverse`: P(latent |
+    neighbour); `pmi`: pointwise mutual information; `cosine`: of the decoder rows."""
+    top: int = 10
+    """Neighbours listed."""
+    runs: Path = RUNS
+    """Folder that holds the run folders."""
+    json: bool = False
+    """Print the neighbours as one JSON object."""
 
 
 @dataclass(frozen=True)
@@ -204,6 +237,44 @@ class ChatArguments:
     """Seed of the sampling: the same conversation gets the same answers."""
     max_new_tokens: int = 400
     """Most tokens of an answer."""
+    runs: Path = RUNS
+    """Folder that holds the run folders."""
+
+
+@dataclass(frozen=True)
+class TokensArguments:
+    """Read a text with the run's language model: the latents that fire at each of its tokens.
+
+    Example: monosem tokens demo "The Security Council met in New York." --top 3
+    """
+
+    target: tyro.conf.Positional[str]
+    """A run folder, or the name of a run."""
+    text: tyro.conf.Positional[str]
+    """The text; `-`: standard input."""
+    top: int = 5
+    """Latents listed at each token."""
+    runs: Path = RUNS
+    """Folder that holds the run folders."""
+    json: bool = False
+    """Print the tokens as a JSON list."""
+
+
+@dataclass(frozen=True)
+class AppArguments:
+    """Open a page on runs: explore latents, read texts, steer, follow training. On this machine, until Ctrl-C.
+
+    Needs `pip install "monosem[app]"`. A password comes from the environment, MONOSEM_PASSWORD, or is asked for.
+    """
+
+    targets: tyro.conf.Positional[tuple[str, ...]]
+    """Run folders, or names of runs."""
+    host: str = "127.0.0.1"
+    """Address to listen on. Others than 127.0.0.1 open the page to the network: give it a password."""
+    port: int = 7860
+    """0: any that is free."""
+    password: bool = False
+    """Ask for a password that the page then asks for."""
     runs: Path = RUNS
     """Folder that holds the run folders."""
 

@@ -114,6 +114,30 @@ def training_charts(metrics: Sequence[Mapping[str, float]]) -> list[Chart]:
     return charts
 
 
+@mpl.rc_context(STYLE)
+def distribution_chart(
+    name: str, title: str, label: str, own: NDArray[np.float64], shuffled: NDArray[np.float64], told: str
+) -> Chart:
+    """One figure of many latents, as a histogram, over that of their shuffled explanations.
+
+    Args:
+        label: of the axis.
+        told: what the text for those who do not see it ends with.
+    """
+    figure, axes = canvas()
+    bins = np.linspace(min(own.min(), shuffled.min()), max(own.max(), shuffled.max()), 41)
+    axes.hist(own, bins=bins, color=LINES[0], label="explanations", alpha=0.75)
+    axes.hist(shuffled, bins=bins, color=LINES[1], label="shuffled", histtype="step", linewidth=1.6)
+    axes.set_xlabel(label)
+    axes.set_ylabel("latents")
+    axes.legend()
+    alt = (
+        f"Histogram over {len(own):,} latents of {label}: the median is {np.median(own):.3g}, with other latents' "
+        f"explanations {np.median(shuffled):.3g}. {told}"
+    )
+    return Chart(title, alt, svg(figure, name))
+
+
 def _curve(metrics: Sequence[Mapping[str, float]], key: str, label: str) -> Curve:
     rows = [row for row in metrics if key in row and np.isfinite(row[key])]
     return Curve(label, [row["step"] for row in rows], [row[key] for row in rows])

@@ -20,6 +20,7 @@ from monosem import __version__, pipeline, progress, ranks, recipe, run
 from monosem.arguments import (
     EXPLAIN_STEPS,
     RUNS,
+    AppArguments,
     ChatArguments,
     CompleteArguments,
     EstimateArguments,
@@ -35,6 +36,7 @@ from monosem.arguments import (
     StoreStats,
     StoreVerify,
     SweepArguments,
+    TokensArguments,
 )
 from monosem.atomic import NO_ROOM
 from monosem.errors import MonosemError, RecipeError, RunError
@@ -78,6 +80,19 @@ def stages(*verbs: str) -> Callable[[StageArguments], None]:
     return call
 
 
+def estimate(arguments: EstimateArguments) -> None:
+    from monosem.app import estimates
+
+    estimates.show(
+        arguments.recipe,
+        arguments.gpu,
+        arguments.gpus,
+        arguments.runs,
+        measure=arguments.measure,
+        as_json=arguments.json,
+    )
+
+
 def explain(arguments: ExplainArguments) -> None:
     if arguments.dry_run:
         stages("explain")(arguments)
@@ -91,19 +106,6 @@ def explain(arguments: ExplainArguments) -> None:
     explaining.STEPS[arguments.step](opened, consent, arguments)
     if arguments.step == "run":
         stages("explain")(dataclasses.replace(arguments, redo=None))
-
-
-def estimate(arguments: EstimateArguments) -> None:
-    from monosem.app import estimates
-
-    estimates.show(
-        arguments.recipe,
-        arguments.gpu,
-        arguments.gpus,
-        arguments.runs,
-        measure=arguments.measure,
-        as_json=arguments.json,
-    )
 
 
 def sweep(arguments: SweepArguments) -> None:
@@ -177,6 +179,25 @@ def chat(arguments: ChatArguments) -> None:
     chats.chat(session)
 
 
+def tokens(arguments: TokensArguments) -> None:
+    from monosem.app import prompts, terminal
+    from monosem.completion import Completer
+
+    if arguments.top < 1:
+        raise RecipeError(f"--top {arguments.top}: expected at least 1")
+    text = prompts.read_text(arguments.text)
+    terminal.tokens(Completer(_opened(arguments)), text, arguments.top, as_json=arguments.json)
+
+
+def app(arguments: AppArguments) -> None:
+    from monosem.app.page import serve
+
+    if not arguments.targets:
+        raise RecipeError("monosem app: which run? give a run folder, or the name of one")
+    folders = [_folder(target, arguments.runs) for target in arguments.targets]
+    serve.serve(folders, arguments.host, arguments.port, serve.password(ask=arguments.password))
+
+
 def models(arguments: ModelsArguments) -> None:
     from monosem.app import models as listing
 
@@ -212,13 +233,15 @@ def _steering(arguments: CompleteArguments | ChatArguments) -> "SteeringSet":
 COMMANDS: dict[str, Command] = {
     "run": Command(StageArguments, stages(*pipeline.VERBS), "Make every stage of a recipe; finished ones are skipped."),
     **{step.verb: Command(StageArguments, stages(step.verb), step.help) for step in pipeline.PIPELINE},
-    "explain": Command(ExplainArguments, explain, "Say in words what each latent reacts to, or ask somebody to."),
     "estimate": Command(EstimateArguments, estimate, "Foresee disk, memory, time and money of a recipe."),
+    "explain": Command(ExplainArguments, explain, "Say in words what each latent reacts to, or ask somebody to."),
     "sweep": Command(SweepArguments, sweep, "Train many SAEs in one pass over the activations, and compare them."),
     "show": Command(ShowArguments, show, "Show one latent with its explanation and sentences."),
     "search": Command(SearchArguments, search, "Find latents by words."),
     "complete": Command(CompleteArguments, complete, "Complete prompts, steered by latents."),
     "chat": Command(ChatArguments, chat, "Talk to the model, steered by latents."),
+    "tokens": Command(TokensArguments, tokens, "Read a text: the latents at each token."),
+    "app": Command(AppArguments, app, "Open a page: explore latents, read texts, steer, follow training."),
     "store": Command(StoreArguments, store, "Check, list, measure, merge or pack stores of activations."),
     "models": Command(ModelsArguments, models, "List the language models that are known, with memory needs."),
 }
@@ -241,10 +264,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         place = f"{error.filename}: " if error.filename else ""
         _fail(f"{place}{error.strerror}; mend it and give the same command again: it goes on from here")
     except KeyboardInterrupt:
-        made = [
-            verb for verb in arguments[:1] if issubclass(COMMANDS[verb].arguments, (StageArguments, SweepArguments))
-        ]
-        print("stopped" + "; the same command goes on from here" * len(made), file=sys.stderr)
+        made = bool(arguments) and issubclass(COMMANDS[arguments[0]].arguments, StageArguments | SweepArguments)
+        print("stopped" + "; the same command goes on from here" * made, file=sys.stderr)
         sys.exit(130)
 
 
@@ -266,13 +287,14 @@ def _dispatch(arguments: list[str]) -> None:
 def parse(verb: str, command: Command, rest: Sequence[str]) -> Any:
     """The verb's arguments; those of a stage start from the recipe or run that is named first."""
     default = None
-    if issubclass(command.arguments, (StageArguments, EstimateArguments)):
+    if issubclass(command.arguments, StageArguments | EstimateArguments):
         stepwise = command.arguments is ExplainArguments and len(rest) > 1 and rest[0] in EXPLAIN_STEPS
-        step, rest = (rest[0], rest[1:]) if stepwise else ("run", rest)
+        step = rest[0] if stepwise else "run"
+        rest = rest[stepwise:]
         named = rest[0] if rest and not rest[0].startswith("-") else None
         runs = Path(rest[rest.index("--runs") + 1]) if "--runs" in rest[:-1] else RUNS
-        known = _recipe(named, runs) if named else Recipe()
-        default = command.arguments(target=named or tyro.MISSING, recipe=known)
+        recipe_ = _recipe(named, runs) if named else Recipe()
+        default = command.arguments(target=named or tyro.MISSING, recipe=recipe_)
         if isinstance(default, ExplainArguments):
             default = dataclasses.replace(default, step=step)
     prog, description = f"monosem {verb}", _description(verb, command)
@@ -324,11 +346,17 @@ def _path(target: str, runs: Path, name: str) -> Path:
     return runs / name
 
 
-def _opened(arguments: ShowArguments | SearchArguments | CompleteArguments | ChatArguments) -> Run:
-    folder = run.resolve(arguments.target, arguments.runs)
+def _opened(
+    arguments: ShowArguments | SearchArguments | CompleteArguments | ChatArguments | TokensArguments,
+) -> Run:
+    return Run.open(_folder(arguments.target, arguments.runs))
+
+
+def _folder(target: str, runs: Path) -> Path:
+    folder = run.resolve(target, runs)
     if folder is None:
-        raise RunError(f"{arguments.target}: not a run folder (no recipe.toml); make one with: monosem run RECIPE")
-    return Run.open(folder)
+        raise RunError(f"{target}: not a run folder (no recipe.toml); make one with: monosem run RECIPE")
+    return folder
 
 
 def _fail(message: str) -> None:

@@ -65,6 +65,7 @@ def shrink(recipe: Recipe, model: str) -> Recipe:
             "train": train.model_dump()
             | {
                 "hook_point": None if train.hook_point is None else hook_points[train.hook_point],
+                "target_hook_point": None if train.target_hook_point is None else hook_points[train.target_hook_point],
                 "batch": batch,
                 "micro_batch": None if train.micro_batch is None else batch // 2,
                 "multi_k": tuple(min(k, n) for k in train.multi_k),

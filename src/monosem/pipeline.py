@@ -58,9 +58,31 @@ PIPELINE = (
         "Fine-tune the SAE against the language model; left out unless finetune.tokens is set.",
         wanted=lambda recipe: recipe.finetune.wanted,
     ),
-    Step("examples", "examples", "monosem.interpret.examples", "Find the sentences that activate each latent most."),
+    Step(
+        "codes",
+        "codes",
+        "monosem.interpret.encoding",
+        "Encode every stored activation by the SAE once.",
+        shared=True,
+    ),
+    Step(
+        "examples",
+        "examples",
+        "monosem.interpret.examples",
+        "Find the sentences that activate each latent most.",
+        shared=True,
+    ),
+    Step(
+        "coactivation",
+        "coactivation",
+        "monosem.interpret.coactivation",
+        "Count which latents fire on the same tokens, and find clusters of latents.",
+        shared=True,
+    ),
+    Step("groups", "groups", "monosem.interpret.groups", "Find n-grams and groups in each latent's sentences."),
     Step("explain", "explanations", "monosem.interpret.explain", "Say in words what each latent reacts to."),
     Step("evaluate", "evaluation", "monosem.evaluate.stage", "Measure the SAE beside its baselines."),
+    Step("score", "scores", "monosem.interpret.score.stage", "Grade the explanations beside their baselines."),
     Step("report", "report", "monosem.evaluate.report", "Write the self-contained page report.html."),
 )
 VERBS = tuple(step.verb for step in PIPELINE)

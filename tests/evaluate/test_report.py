@@ -13,9 +13,10 @@ import pytest
 from monosem.charts import MOST_POINTS, Curve, line_chart
 from monosem.evaluate import report
 from monosem.evaluate.report_metrics import metric_tables
-from monosem.interpret import tables
-from monosem.interpret.collect import Collector
-from monosem.recipe import CorpusRecipe, ModelRecipe, Recipe, ReportRecipe
+from monosem.interpret import selection, tables
+from monosem.interpret.codes import Codes
+from monosem.interpret.collect import Collector, Plan
+from monosem.recipe import CorpusRecipe, ExamplesRecipe, ModelRecipe, Recipe, ReportRecipe
 
 N, TOKENS = 400, 8
 EVIL = "</script><script>alert(1)</script><!-- <img src=x onerror=alert(2)> & \u2028 'quotes\""
@@ -47,16 +48,20 @@ def folder(tmp_path: Path) -> Path:
     position = np.tile(np.arange(TOKENS), 60).astype(np.int32)
     indices = (rng.random((len(sentence), 6)) ** 2 * (N - 10)).astype(np.int64)
     indices = np.where(np.sort(indices, 1)[:, :1] == indices, STEERED, indices)
-    collector = Collector(N, 5, ("mean", "last", "max"))
-    collector.add(rng.random(indices.shape, dtype=np.float32), indices, sentence, position)
+    collector = Collector(N, Plan(5, ("mean", "last", "max")))
+    collector.add(Codes.of(rng.random(indices.shape, dtype=np.float32), indices, sentence, position, position))
     (tmp_path / "examples").mkdir()
-    tables.write_examples(tmp_path / "examples" / tables.EXAMPLES, collector)
+    pieces = selection.chosen(collector, ExamplesRecipe(quantiles=0, random=0))
+    tables.write_by_latent(tmp_path / "examples" / tables.EXAMPLES, pieces, tables.EXAMPLES_SCHEMA)
     columns = {
         "sentence": np.arange(60),
         "document": np.arange(60),
         "title": [EVIL] * 60,
         "label": ["label"] * 60,
         "text": [f"{i} {EVIL}" for i in range(60)],
+        "test": [False] * 60,
+        "tokens": [[]] * 60,
+        "missing": [[]] * 60,
         "starts": [[3 * t for t in range(TOKENS)]] * 60,
         "ends": [[3 * t + 3 for t in range(TOKENS)]] * 60,
     }

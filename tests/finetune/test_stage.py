@@ -14,7 +14,7 @@ from monosem.evaluate import report
 from monosem.evaluate import stage as evaluation
 from monosem.finetune import stage as stage_module
 from monosem.finetune.reader import Batch, Place, Reader
-from monosem.interpret import examples
+from monosem.interpret import encoding, examples
 from monosem.progress import read_metrics
 from monosem.recipe import Recipe
 from monosem.run import Run
@@ -79,7 +79,8 @@ def test_everything_behind_it_reads_its_sae(tuned: Run) -> None:
     assert finetune.sae_stage(tuned).path == tuned.path / "finetune"
     assert torch.equal(load_sae(tuned.path).W_dec, files.load(tuned.sae_folder).W_dec)
     made = pipeline.make(tuned, ("examples",))
-    assert set(made["examples"].manifest.inputs) == {"activations/1.resid_post", "finetune"}
+    assert set(made["examples"].manifest.inputs) == {"codes"}
+    assert set(encoding.open_stage(tuned).manifest.inputs) == {"activations/1.resid_post", "finetune"}
 
 
 def test_left_out_it_changes_nothing(plain: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -90,8 +91,8 @@ def test_left_out_it_changes_nothing(plain: Run, tmp_path: Path, capsys: pytest.
     assert not (run.path / "finetune").exists()
     assert run.sae_folder == run.path / "sae" / "final"
     upstream = [activations.open_stage(run, run.recipe.hook_point), loop.open_stage(run)]
-    expected = run.stage(run.folder("examples"), run.recipe.examples.fingerprint_part(), upstream)
-    assert examples.open_stage(run).fingerprint == expected.fingerprint
+    expected = run.stage(run.folder("codes"), {}, upstream)
+    assert encoding.open_stage(run).fingerprint == expected.fingerprint
     other = Run(run.path, Recipe.model_validate(run.recipe.model_dump() | {"finetune": {"lr": 1.0, "seed": 3}}))
     for behind in (examples, evaluation, report):
         assert behind.open_stage(other).fingerprint == behind.open_stage(run).fingerprint

@@ -11,8 +11,10 @@ import pytest
 from rich.console import Console
 
 from monosem.errors import RunError, SaeError
-from monosem.interpret import cards, tables, terminal
-from monosem.interpret.collect import Collector
+from monosem.interpret import cards, selection, tables, terminal
+from monosem.interpret.codes import Codes
+from monosem.interpret.collect import Collector, Plan
+from monosem.recipe import ExamplesRecipe
 
 TEXTS = ["The École opened.", "<b>Rain</b> fell & fell.", "An eagle [red] flew.", "Écoles and eagles."]
 SPANS = [
@@ -42,17 +44,21 @@ def folder(tmp_path: Path) -> Path:
     values = np.zeros((len(sentence), 2), dtype=np.float32)
     values[[1, 11], 0] = [4.0, 2.0]
     values[:, 1] = np.linspace(1, 2, len(sentence))
-    collector = Collector(3, 50, ("mean", "last", "max"))
-    collector.add(values, np.tile([0, 1], (len(sentence), 1)), sentence, position)
+    collector = Collector(3, Plan(50, ("mean", "last", "max")))
+    collector.add(Codes.of(values, np.tile([0, 1], (len(sentence), 1)), sentence, position, position))
     examples = tmp_path / "examples"
     examples.mkdir()
-    tables.write_examples(examples / tables.EXAMPLES, collector)
+    pieces = selection.chosen(collector, ExamplesRecipe(quantiles=0, random=0))
+    tables.write_by_latent(examples / tables.EXAMPLES, pieces, tables.EXAMPLES_SCHEMA)
     columns = {
         "sentence": list(range(4)),
         "document": [0] * 4,
         "title": ["School", None, "Birds", "Both"],
         "label": [None] * 4,
         "text": TEXTS,
+        "test": [False] * 4,
+        "tokens": [[]] * 4,
+        "missing": [[]] * 4,
         "starts": [[start for start, _ in spans] for spans in SPANS],
         "ends": [[end for _, end in spans] for spans in SPANS],
     }

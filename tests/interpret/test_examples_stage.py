@@ -1,6 +1,7 @@
 """The stages `examples` and `explanations` on a real store: exact, resumable, and with errors that help."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,20 +14,22 @@ import torch
 
 from monosem.corpus.sentences import Sentences
 from monosem.errors import RecipeError, RunError, StoreError
-from monosem.interpret import cards, examples, explain, tables
+from monosem.interpret import cards, encoding, examples, explain, tables
+from monosem.interpret.codes import StoredCodes
+from monosem.interpret.draws import is_test
 from monosem.lm.source import open_model
 from monosem.run import Run
 from monosem.sae import files
 from monosem.store import shards
 
-FILES = (tables.EXAMPLES, tables.SENTENCES, tables.LATENTS)
+FILES = examples.FILES
 
 
 def dense_codes(run: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """[rows, n] codes of the whole store, with sentence and position of each row."""
     encoder = files.load(run.folder("sae") / "final")
     stored = [shards.read(path) for path in shards.open_shards(run.folder("activations", run.recipe.hook_point)).paths]
-    dense = [encoder.encode(part).dense() for rows in stored for part in rows.activations.split(examples.ENCODE_ROWS)]
+    dense = [encoder.encode(part).dense() for rows in stored for part in rows.activations.split(encoding.ENCODE_ROWS)]
     sentence = torch.cat([rows.sentence for rows in stored]).numpy()
     return torch.cat(dense).numpy(), sentence, torch.cat([rows.position for rows in stored]).numpy()
 
@@ -41,6 +44,8 @@ def test_examples_equal_the_dense_computation(trained: Run):
         found.setdefault((row["latent"], row["aggregation"]), []).append(row)
     numbers, starts = np.unique(sentence, return_index=True)
     lengths = np.diff(starts, append=len(sentence))
+    reserved = is_test(numbers, trained.recipe.examples.test_fraction, trained.recipe.seed)
+    assert 0.1 < reserved.mean() < 0.3
     scores = {
         "mean": (np.add.reduceat(dense, starts, dtype=np.float64) / lengths[:, None]).astype(np.float32),
         "last": dense[starts + lengths - 1],
@@ -48,8 +53,8 @@ def test_examples_equal_the_dense_computation(trained: Run):
     }
     for aggregation, score in scores.items():
         for latent in range(dense.shape[1]):
-            order = np.lexsort((numbers, -score[:, latent]))[: trained.recipe.examples.top]
-            order = order[score[order, latent] > 0]
+            order = np.lexsort((numbers, -score[:, latent]))
+            order = order[(score[order, latent] > 0) & ~reserved[order]][: trained.recipe.examples.top]
             rows = found.get((latent, aggregation), [])
             assert [row["sentence"] for row in rows] == numbers[order].tolist()
             assert [row["value"] for row in rows] == score[order, latent].tolist()
@@ -60,9 +65,45 @@ def test_examples_equal_the_dense_computation(trained: Run):
                 assert row["values"] == dense[mine, latent].tolist()
 
 
+def test_what_is_reserved_is_never_shown_and_silent_means_silent(trained: Run):
+    examples.make(trained)
+    dense, sentence, position = dense_codes(trained)
+    numbers, starts = np.unique(sentence, return_index=True)
+    strongest = np.maximum.reduceat(dense, starts)
+    place = {number: i for i, number in enumerate(numbers.tolist())}
+    recipe = trained.recipe.examples
+    kinds: dict[str, set[str]] = {}
+    for name in examples.BY_LATENT:
+        rows = pq.read_table(trained.folder("examples") / name).to_pylist()
+        in_test = is_test(np.array([row["sentence"] for row in rows]), recipe.test_fraction, trained.recipe.seed)
+        assert (in_test == (name == tables.TEST)).all()
+        for row in rows:
+            kind = row.get("aggregation") or row["kind"]
+            kinds.setdefault(name, set()).add(kind)
+            fires = strongest[place[row["sentence"]], row["latent"]]
+            if kind in ("hard", "silent"):
+                assert fires == 0
+                assert not row.get("positions")
+                assert (row["value"] > 0) == (kind == "hard")
+            elif kind not in ("mean", "last"):
+                assert row["value"] == fires == max(row["values"]) > 0
+    assert kinds == {
+        tables.EXAMPLES: {"mean", "last", "max", "random", "quantile"},
+        tables.NEGATIVES: {"hard", "silent"},
+        tables.TEST: {"firing", "hard", "silent"},
+    }
+    reserved = is_test(numbers, recipe.test_fraction, trained.recipe.seed)
+    firing = [row for row in rows if row["kind"] == "firing"]
+    expected = np.minimum((strongest[reserved] > 0).sum(0), recipe.test)
+    assert np.bincount([row["latent"] for row in firing], minlength=len(expected)).tolist() == expected.tolist()
+    for row in firing[::40]:
+        mine = np.flatnonzero((sentence == row["sentence"]) & (dense[:, row["latent"]] > 0))
+        assert row["positions"] == position[mine].tolist()
+
+
 def test_statistics_and_sentences_are_those_of_the_store(trained: Run):
     counts = examples.make(trained).manifest.counts
-    dense, sentence, _ = dense_codes(trained)
+    dense, sentence, position = dense_codes(trained)
     latents = pq.read_table(trained.folder("examples") / tables.LATENTS)
     fires = (dense > 0).sum(0)
     assert latents["fire_count"].to_pylist() == fires.tolist()
@@ -80,6 +121,9 @@ def test_statistics_and_sentences_are_those_of_the_store(trained: Run):
     for row in shown[::50]:
         pieces = [row["text"][start:end] for start, end in zip(row["starts"], row["ends"], strict=True)]
         assert pieces == tokenizer.pieces(tokenizer.encode(row["text"]))
+        assert row["tokens"] == tokenizer.encode(row["text"])
+        held = position[sentence == row["sentence"]]
+        assert sorted([*row["missing"], *held]) == list(range(len(row["tokens"])))
 
 
 KILLED = """
@@ -87,7 +131,7 @@ import os, signal, sys
 from pathlib import Path
 from monosem.interpret import examples
 from monosem.run import Run
-examples.SAVE_SECONDS = 0.0
+examples.SAVE_SECONDS, examples.SAVE_SHARE = 0.0, 1e9
 original, calls = examples.{function}, []
 def dies(*arguments):
     calls.append(1)
@@ -104,18 +148,57 @@ def test_killed_and_made_again_gives_the_same_bytes(trained: Run, function, call
     script = KILLED.format(function=function, calls=calls)
     ended = subprocess.run([sys.executable, "-c", script, str(trained.path)], check=False, capture_output=True)
     assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
-    assert (trained.folder("examples") / examples.STATE).exists()
-    read: list[Path] = []
-    original = shards.read
-    monkeypatch.setattr(shards, "read", lambda path: read.append(path) or original(path))
+    assert list(trained.folder("examples").glob(examples.STATES))
+    read: list[str] = []
+    original = StoredCodes.read
+    monkeypatch.setattr(StoredCodes, "read", lambda codes, shard: read.append(shard.name) or original(codes, shard))
     examples.make(trained)
     resumed = {name: (trained.folder("examples") / name).read_bytes() for name in FILES}
     total = len(shards.open_shards(trained.folder("activations", trained.recipe.hook_point)).paths)
     assert len(read) == (total - calls if calls else 0), "finished shards are not read again"
     assert sorted(path.name for path in trained.folder("examples").iterdir()) == sorted([*FILES, "manifest.json"])
-    trained.remove(["examples"])
+    trained.remove(["codes", "examples"])
     examples.make(trained)
     assert {name: (trained.folder("examples") / name).read_bytes() for name in FILES} == resumed
+
+
+def test_killed_while_encoding_it_goes_on_with_the_same_bytes(trained: Run, monkeypatch):
+    script = KILLED.replace("import examples", "import encoding, examples").replace("examples.{f", "encoding.{f")
+    ended = subprocess.run(
+        [sys.executable, "-c", script.format(function="encode", calls=2), str(trained.path)], check=False
+    )
+    assert ended.returncode == -signal.SIGKILL
+    names = [shard.name for shard in encoding.make(trained).manifest.shards]
+    resumed = [(trained.folder("codes") / name).read_bytes() for name in names]
+    assert len(names) == len(shards.open_shards(trained.folder("activations", trained.recipe.hook_point)).paths) > 2
+    trained.remove(["codes"])
+    encoding.make(trained)
+    assert [(trained.folder("codes") / name).read_bytes() for name in names] == resumed
+    assert sorted(path.name for path in trained.folder("codes").iterdir()) == [*names, "manifest.json"]
+
+
+def test_examples_of_another_sae_are_refused(trained: Run, tmp_path: Path):
+    examples.make(trained)
+    other = trained.recipe.sae.model_copy(update={"k": 8})
+    run = Run(trained.path, trained.recipe.model_copy(update={"sae": other}))
+    with pytest.raises(RunError, match="sae: made with another recipe"):
+        encoding.open_stage(run)
+    copied = Run(tmp_path / "other", trained.recipe.model_copy(update={"seed": 4}))
+    shutil.copytree(trained.folder("examples"), copied.folder("examples"))
+    with pytest.raises(RunError, match=r"examples: made with another recipe .*; give the new run its own --name"):
+        examples.open_stage(copied)
+
+
+def test_latents_that_never_fire_are_listed_and_have_no_examples(trained: Run):
+    encoder = files.load(trained.sae_folder)
+    encoder.b_enc.data[:5] = -1e6
+    files.save(encoder, trained.sae_folder, files.read_metadata(trained.sae_folder))
+    assert examples.make(trained).manifest.counts["dead"] >= 5
+    latents = cards.read_statistics(trained.path).to_pylist()
+    assert [(row["fire_count"], row["max"], row["mean"], row["density"]) for row in latents[:5]] == [(0, 0, 0, 0)] * 5
+    for name in examples.BY_LATENT:
+        assert pq.read_table(trained.folder("examples") / name)["latent"].to_numpy().min() >= 5
+    assert cards.card(trained.path, 0).warnings == ["dead: it never fires on the stored activations"]
 
 
 def test_every_latent_has_a_line_and_says_why_when_it_has_no_explanation(trained: Run):

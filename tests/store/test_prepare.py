@@ -265,7 +265,7 @@ def test_the_number_of_shards_follows_from_bytes() -> None:
 def test_what_consume_would_make_impossible_is_refused_before_anything_is_done(tmp_path: Path) -> None:
     run = Run(tmp_path / "run", Recipe.model_validate({"prepare": {"consume": True}}))
     prepare.check(run, ["capture", "prepare", "train"], None)
-    with pytest.raises(StoreError, match=r"prepare\.consume frees the activations that the stage examples reads"):
+    with pytest.raises(StoreError, match=r"prepare\.consume frees the activations that the stage codes reads"):
         prepare.check(run, ["prepare", "examples"], None)
 
 

@@ -27,16 +27,18 @@ def read_prompts(given: Sequence[str], file: str | None) -> list[str]:
     return prompts
 
 
+def read_text(given: str) -> str:
+    """The argument itself; for `-` all of standard input.
+
+    Raises:
+        RecipeError: standard input is not UTF-8.
+    """
+    return _content(STANDARD_INPUT) if given == STANDARD_INPUT else given
+
+
 def _lines(file: str) -> list[str]:
     """Each line a prompt; the last may lack its line end."""
-    name = "standard input" if file == STANDARD_INPUT else file
-    try:
-        content = sys.stdin.buffer.read() if file == STANDARD_INPUT else Path(file).read_bytes()
-        text = content.decode("utf-8-sig").replace("\r\n", "\n")
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"{name}: not UTF-8 (byte {error.start}); save it as UTF-8 text") from None
-    except OSError as error:
-        raise RecipeError(f"{name}: {error.strerror}; expected a text file with one prompt a line") from None
+    name, text = _named(file), _content(file)
     if not text:
         raise RecipeError(f"{name}: is empty; expected one prompt a line")
     lines = text.removesuffix("\n").split("\n")
@@ -44,3 +46,17 @@ def _lines(file: str) -> list[str]:
         if not line:
             raise RecipeError(f"{name}, line {number}: an empty prompt; each line is one")
     return lines
+
+
+def _content(file: str) -> str:
+    try:
+        content = sys.stdin.buffer.read() if file == STANDARD_INPUT else Path(file).read_bytes()
+        return content.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{_named(file)}: not UTF-8 (byte {error.start}); save it as UTF-8 text") from None
+    except OSError as error:
+        raise RecipeError(f"{_named(file)}: {error.strerror}; expected a text file with one prompt a line") from None
+
+
+def _named(file: str) -> str:
+    return "standard input" if file == STANDARD_INPUT else file

@@ -8,8 +8,9 @@ from typing import Any
 
 from rich.console import Console
 
+from monosem.app.latents import latents_table
 from monosem.app.streaming import PairView, TextView, in_order
-from monosem.completion import Completer, Ended, Event, SteeringSet
+from monosem.completion import Completer, Ended, Event, SteeringSet, read
 from monosem.interpret import cards, terminal
 from monosem.lm.generate import Sampling
 from monosem.run import Run
@@ -46,6 +47,19 @@ def search(run: Run, words: str, limit: int, *, as_json: bool) -> None:
         print(json.dumps(_plain(hits)))
     else:
         _console().print(terminal.show_hits(hits))
+
+
+def tokens(completer: Completer, text: str, top: int, *, as_json: bool) -> None:
+    """Print the latents at each token of a text.
+
+    Raises:
+        ModelError: the text is empty, or longer than the model's context.
+    """
+    found = read(completer, text, top)
+    if as_json:
+        print(json.dumps([_plain(token) for token in found]))
+    else:
+        _console().print(latents_table(found))
 
 
 def complete(completer: Completer, prompts: Sequence[str], settings: Settings, *, as_json: bool) -> None:

@@ -1,7 +1,7 @@
 """Text and chat completion by a run's language model, steered by its SAE's latents, with what the latents see in it.
 
 `Completer.stream` is the one core, told in `Event`s; `Conversation` keeps the turns of a chat; `SteeringSet` is what a
-file of edits holds.
+file of edits holds; `read` and `concept` look at a text that is there already.
 """
 
 from monosem.completion.completer import Completer
@@ -18,6 +18,7 @@ from monosem.completion.events import (
     WrittenToken,
     Wrote,
 )
+from monosem.completion.reading import concept, read
 from monosem.completion.steering_set import SteeringSet
 
 __all__ = [
@@ -34,4 +35,6 @@ __all__ = [
     "SteeringSet",
     "WrittenToken",
     "Wrote",
+    "concept",
+    "read",
 ]

@@ -6,12 +6,13 @@ reads and edits; every token is an event. `complete` collects the events. Knows 
 
 import dataclasses
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import cached_property
 from typing import NamedTuple, TypedDict, Unpack
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from monosem.completion.events import ActiveLatent, Began, Completion, Ended, Event, Prompt, Read, Row, Wrote
 from monosem.completion.hook import Reading, RowHook
@@ -25,7 +26,8 @@ from monosem.lm.protocol import LanguageModel
 from monosem.lm.source import open_model
 from monosem.run import Run
 from monosem.sae import files
-from monosem.steering import Edit, Steering, observed_maxima
+from monosem.sae.codes import Codes
+from monosem.steering import Edit, Steering, observed_maxima, within
 
 BATCH = 32  # rows written at once: their keys and values are in memory together
 
@@ -91,7 +93,7 @@ class Completer:
         samples: int = 1,
         show_latents: int = 0,
         perplexity: bool = False,
-    ) -> Iterator[Event]:
+    ) -> Generator[Event, None, None]:
         """Continue each prompt, told token by token; the rows do not influence each other.
 
         Closing the iterator ends the writing. The rows are those of the first prompt, then those of the second.
@@ -142,7 +144,7 @@ class Completer:
 
     def _batches(
         self, rows: Sequence[Row], hook_of: Callable[[Sequence[Row]], RowHook], sampling: Sampling, perplexity: bool
-    ) -> Iterator[Event]:
+    ) -> Generator[Event, None, None]:
         for first in range(0, len(rows), BATCH):
             batch = rows[first : first + BATCH]
             for event in self._write(batch, hook_of(batch), sampling, perplexity):
@@ -178,7 +180,7 @@ class Completer:
         """What the last pass read; a row whose last token it was ends."""
         for reading in readings:
             writing = writings[reading.row]
-            latents = [self._active(*pair) for pair in zip(reading.latents, reading.values, strict=True)]
+            latents = [self.active(*pair) for pair in zip(reading.latents, reading.values, strict=True)]
             if writing.read(latents):
                 yield Read(reading.row, latents)
             if writing.full:
@@ -203,8 +205,22 @@ class Completer:
             losses = [F.cross_entropy(*pair, reduction="none") for pair in zip(logits, targets, strict=True)]
         return torch.cat(losses).mean().exp().item()
 
-    def _active(self, latent: int, value: float) -> ActiveLatent:
-        highest = float(self._maxima[latent]) if self._maxima is not None else 0.0
+    @torch.no_grad()
+    def codes(self, ids: Sequence[int]) -> tuple[Codes, Tensor]:
+        """The codes of every token of a text under the clean model, and `[T]` bool whether the SAE knows its like."""
+        point = self._run.recipe.hook_point
+        with self._beginning:
+            x = self.model.activations(Packed.pack([ids], self.model.device), [point])[point]
+        x = x.to(self.sae.W_enc.device)
+        return self.sae.encode(x), within(x, self.sae.config.norm_threshold)
+
+    def maximum(self, latent: int) -> float | None:
+        """A latent's largest value on the corpus, where it is known and the latent fires at all."""
+        return float(self._maxima[latent]) or None if self._maxima is not None else None
+
+    def active(self, latent: int, value: float) -> ActiveLatent:
+        """A latent that fires, with what is known of it."""
+        highest = self.maximum(latent)
         return ActiveLatent(latent, value, value / highest if highest else None, *self.explained(latent))
 
     @cached_property

@@ -57,11 +57,14 @@ class SteeringSet:
         Raises:
             RecipeError: it cannot be written there.
         """
-        parts = [f"replace = {'true' if self.replace else 'false'}\n", *map(_table, self.edits)]
         try:
-            write_text(path, "\n".join(parts))
+            write_text(path, self.toml())
         except OSError as error:
             raise RecipeError(f"{path}: {error.strerror}; nothing was saved") from None
+
+    def toml(self) -> str:
+        """The text of its file."""
+        return "\n".join([f"replace = {'true' if self.replace else 'false'}\n", *map(_table, self.edits)])
 
     def updated(self, edits: Iterable[Edit]) -> "SteeringSet":
         """The set with these edits; one of a latent that it has takes the other's place."""

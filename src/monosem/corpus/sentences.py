@@ -52,8 +52,6 @@ def open_stage(run: Run) -> Stage:
     recipe = run.recipe.corpus
     part = recipe.fingerprint_part()
     part.pop("max_tokens")  # cuts what the model reads, not what is stored
-    if recipe.max_sentences is None:
-        part.pop("max_sentences")
     if recipe.max_documents is not None:
         part["seed"] = run.recipe.seed
     return run.stage(run.folder("sentences"), part, {name: sources.fingerprint(name) for name in recipe.sources})

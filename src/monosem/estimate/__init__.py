@@ -13,7 +13,6 @@ from monosem.estimate import costs, measured, workload
 from monosem.estimate.costs import Cost
 from monosem.estimate.machine import GB, Machine
 from monosem.estimate.workload import Workload
-from monosem.lm.hookpoints import HookPoint
 from monosem.lm.known import KnownModel
 from monosem.lm.shape import describe
 from monosem.recipe import Recipe
@@ -69,17 +68,18 @@ def plan(recipe: Recipe, on: Machine, *, measure: bool = False) -> Plan:
     """
     model = describe(recipe.model.source)
     work = workload.measure(recipe)
-    d = HookPoint.parse(recipe.hook_point, model.config.n_layers).width(model.config)
-    timed = measured.measure(recipe, work, d) if measure else None
+    widths = costs.widths(recipe, model)
+    timed = measured.measure(recipe, work, widths) if measure else None
     parts = (
         costs.sentences(recipe, work),
         costs.capture(recipe, work, model, on, timed.tokens_per_second if timed else None),
         costs.prepare(recipe, work, model),
         costs.train(recipe, work, model, on, timed.step_seconds if timed else None),
-        costs.examples(recipe, work, model, on),
+        costs.codes(recipe, work, model, on),
+        costs.examples(recipe, work),
         costs.evaluate(recipe, work, model, on),
     )
-    sent = costs.sent_bytes(recipe, d, on.devices) if on.devices > 1 else 0.0
+    sent = costs.sent_bytes(recipe, widths, on.devices) if on.devices > 1 else 0.0
     return Plan(on, model, work, parts, sent)
 
 

@@ -4,6 +4,7 @@ Every formula stands beside the part it describes; shares that cannot be compute
 Knows neither files nor the terminal.
 """
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -19,6 +20,8 @@ Limit = Literal["compute", "memory bandwidth", "disk", "network", "cores"]
 
 ROW = 16
 """Bytes of a stored activation beside its values: sentence, position, token (docs/formats.md)."""
+CODE_ROW = 20
+"""Bytes of a token in codes beside its latents: position, token, number of them, and its share of the sentence."""
 TEXT = 0.4
 """Bytes on disk for a character of text, in Parquet with zstd (the embedded corpus)."""
 PYTHON = 0.42 * GB
@@ -79,11 +82,16 @@ def capture(recipe: Recipe, work: Workload, model: KnownModel, machine: Machine,
 
 def prepare(recipe: Recipe, work: Workload, model: KnownModel) -> Cost:
     """Every row is read twice and written twice; with `consume` the source goes as it is read."""
-    width = HookPoint.parse(recipe.hook_point, model.config.n_layers).width(model.config)
-    size = work.rows * stored_row(recipe, width)
+    size = work.rows * sum(stored_row(recipe, width) for width in widths(recipe, model))
     memory = PYTHON + 2 * recipe.prepare.shard_mb * 2**20
     kept, passing = (0.0, size) if recipe.prepare.consume else (size, size)
     return Cost("prepare", kept, passing, memory, 4 * size / DISK_SPEED + 1, "disk")
+
+
+def widths(recipe: Recipe, model: KnownModel) -> list[int]:
+    """Of the activations that training needs: one hook point's, or those that a transcoder reads and makes."""
+    points = (HookPoint.parse(name, model.config.n_layers) for name in recipe.trained_on)
+    return [point.width(model.config) for point in points]
 
 
 def stored_row(recipe: Recipe, width: int) -> float:
@@ -103,10 +111,11 @@ def train(recipe: Recipe, work: Workload, model: KnownModel, machine: Machine, t
         timed: seconds of one step, where it was measured.
     """
     sae, settings = recipe.sae, recipe.train
-    d = HookPoint.parse(recipe.hook_point, model.config.n_layers).width(model.config)
+    wide = widths(recipe, model)
+    d = sum(wide) / len(wide)
     rows = work.rows * (1 - recipe.prepare.validation_fraction)
     steps = max(1.0, rows * settings.epochs / settings.batch)
-    weights = (2 * sae.n * d + sae.n + d) * 4.0
+    weights = (2 * sae.n * d + sae.n + d + sae.skip * wide[0] * wide[-1]) * 4.0
     averages = 3 + (settings.ema is not None)
     step = _cpu_step(recipe, d, machine) if machine.is_cpu else _gpu_step(recipe, d, machine)
     if timed is not None:
@@ -141,32 +150,33 @@ SELECTION = 2 * GB
 """Pre-activations that are held at once on a GPU (docs/kernels.md)."""
 
 
-def _cpu_step(recipe: Recipe, d: int, machine: Machine) -> Step:
+def _cpu_step(recipe: Recipe, d: float, machine: Machine) -> Step:
     product = 2 * recipe.train.batch * recipe.sae.n * d / machine.fp32
     return Step(product * CPU_STEP * DENSER[recipe.sae.sparsity], "compute")
 
 
-def _gpu_step(recipe: Recipe, d: int, machine: Machine) -> Step:
+def _gpu_step(recipe: Recipe, d: float, machine: Machine) -> Step:
     """Encoder product in bf16, rows of the weights read for every code, AdamW over every row (DESIGN 7)."""
     batch, latents = recipe.train.batch, recipe.sae.n / machine.devices
     product = 2 * batch * latents * d / machine.bf16
     gathered = batch * recipe.sae.k / machine.devices * d * (2 + 2 + 4 + 4)  # values, decoding, two gradients
     updated = latents * d * 2 * 4 * 6  # weight and two averages of both matrices, read and written
     memory = (gathered + updated) / (0.7 * machine.bandwidth)
-    sent = 0.0 if machine.devices == 1 else sent_bytes(recipe, d, machine.devices)
+    sent = 0.0 if machine.devices == 1 else sent_bytes(recipe, [int(d)], machine.devices)
     network = sent / machine.link if machine.link else 0.0
     parts: dict[Limit, float] = {"compute": product, "memory bandwidth": memory, "network": network}
     return Step(sum(parts.values()), max(parts, key=lambda part: parts[part]), sent)
 
 
-def sent_bytes(recipe: Recipe, d: int, devices: int) -> float:
+def sent_bytes(recipe: Recipe, wide: Sequence[int], devices: int) -> float:
     """Bytes that one latent rank sends in a step: its part of the batch, its candidates, the reconstruction's sum."""
+    d = wide[-1]
     share = (devices - 1) / devices
     batch, k = recipe.train.batch, recipe.sae.k
     return share * (batch * d * 4 + batch * k * 12 + 2 * batch * d * 4)
 
 
-def _training_memory(recipe: Recipe, d: int, state: float, machine: Machine) -> float:
+def _training_memory(recipe: Recipe, d: float, state: float, machine: Machine) -> float:
     batch = recipe.train.micro_batch or recipe.train.batch
     vectors = 8 * batch * d * 4.0  # x, normalised, reconstruction, its gradient, those of AuxK
     share = state / machine.devices
@@ -178,16 +188,24 @@ def _training_memory(recipe: Recipe, d: int, state: float, machine: Machine) -> 
     return share + copies + vectors / machine.devices + SELECTION + 0.6 * GB
 
 
-def examples(recipe: Recipe, work: Workload, model: KnownModel, machine: Machine) -> Cost:
-    """Every stored activation is encoded once more, and the best sentences of every latent are kept."""
-    d = HookPoint.parse(recipe.hook_point, model.config.n_layers).width(model.config)
-    n, kept = recipe.sae.n, recipe.examples.top * len(recipe.examples.aggregations)
-    entries = n * min(kept, work.sentences)
-    seconds = 1.3 * 2 * work.rows * n * d / ((machine.fp32 if machine.is_cpu else machine.bf16) * machine.devices)
+def codes(recipe: Recipe, work: Workload, model: KnownModel, machine: Machine) -> Cost:
+    """Every stored activation is encoded once more, and its codes are written (docs/formats.md)."""
+    d, n = widths(recipe, model)[0], recipe.sae.n
+    seconds = 1.05 * 2 * work.rows * n * d / ((machine.fp32 if machine.is_cpu else machine.bf16) * machine.devices)
     reading = work.rows * stored_row(recipe, d) / DISK_SPEED
-    memory = PYTHON + 2 * n * d * 4 + 60.0 * entries
+    disk = work.rows * (CODE_ROW + recipe.sae.k * (6.0 if n <= 1 << 16 else 8.0))
     limit: Limit = "compute" if seconds >= reading else "disk"
-    return Cost("examples", 20.0 * entries, 0, memory, max(seconds, reading) + 2, limit)
+    return Cost("codes", disk, 0, PYTHON + 2 * n * d * 4, max(seconds, reading) + 2, limit)
+
+
+def examples(recipe: Recipe, work: Workload) -> Cost:
+    """The codes are read once, and what is kept of every latent is written, with silent sentences of a pool."""
+    settings, n = recipe.examples, recipe.sae.n
+    drawn = max(settings.random, 10 * settings.quantiles, 50) + settings.test
+    entries = n * min(settings.top * len(settings.aggregations) + drawn, work.sentences)
+    bits = min(settings.pool, work.sentences) * n / 8
+    seconds = 2e-7 * work.rows * recipe.sae.k + 1.5e-3 * n  # of a core [m]
+    return Cost("examples", 25.0 * entries, 0, PYTHON + 60.0 * entries + bits, seconds + 5, "cores")
 
 
 def evaluate(recipe: Recipe, work: Workload, model: KnownModel, machine: Machine) -> Cost:

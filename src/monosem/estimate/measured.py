@@ -6,7 +6,7 @@ trains on random activations. Both go through the very code of the stages.
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,9 +15,10 @@ from monosem.estimate.workload import Workload
 from monosem.lm.packed import Packed
 from monosem.lm.source import open_model
 from monosem.recipe import Recipe
-from monosem.sae.autoencoder import Autoencoder
+from monosem.store.pairs import Sample
 from monosem.store.stats import Statistics
 from monosem.train.settings import Plan, device_of, new_sae, step_settings
+from monosem.train.source import Known
 from monosem.train.step import TrainStep
 
 TURNS = 3
@@ -32,9 +33,9 @@ class Measured(NamedTuple):
     """Of one training step."""
 
 
-def measure(recipe: Recipe, work: Workload, d: int) -> Measured:
-    """Time both; `d` is the width of the activations. Raises as loading the model does."""
-    return Measured(_capture(recipe, work), _step(recipe, work, d))
+def measure(recipe: Recipe, work: Workload, widths: Sequence[int]) -> Measured:
+    """Time both; `widths` are those of the activations that training reads. Raises as loading the model does."""
+    return Measured(_capture(recipe, work), _step(recipe, work, widths))
 
 
 def _capture(recipe: Recipe, work: Workload) -> float:
@@ -47,15 +48,16 @@ def _capture(recipe: Recipe, work: Workload) -> float:
     return packed.n_tokens / _median(lambda: model.activations(packed, points))
 
 
-def _step(recipe: Recipe, work: Workload, d: int) -> float:
+def _step(recipe: Recipe, work: Workload, widths: Sequence[int]) -> float:
     device = device_of(recipe)
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(recipe.train.batch, d, generator=generator)
-    statistics_ = Statistics.of(x)
-    sae: Autoencoder = new_sae(recipe, statistics_, x, None).to(device)
-    step = TrainStep(sae, step_settings(recipe, Plan.of(recipe, work.rows), d))
-    batch = x.to(device)
-    return _median(lambda: step.step(batch))
+    # what is read, and what a transcoder makes of it
+    x, *target = (torch.randn(recipe.train.batch, d, generator=generator) for d in widths)
+    known = [Known(Statistics.of(values), None) for values in (x, *target)]
+    sae = new_sae(recipe, known[0], Sample(x, *(target or [x])), *known[1:]).to(device)
+    step = TrainStep(sae, step_settings(recipe, Plan.of(recipe, work.rows), widths[0]))
+    batch = [values.to(device) for values in (x, *target)]
+    return _median(lambda: step.step(*batch))
 
 
 def _median(call: Callable[[], object]) -> float:

@@ -24,7 +24,9 @@ from monosem.evaluate import stage as evaluation
 from monosem.evaluate.report_metrics import figure, metric_tables
 from monosem.interpret import cards, explain
 from monosem.interpret.cards import Card, Shown
-from monosem.recipe import Recipe
+from monosem.interpret.score import shown as scores
+from monosem.interpret.score import stage as score_stage
+from monosem.recipe import AGGREGATIONS, Recipe
 from monosem.run import Run, Stage
 from monosem.train import tracking
 from monosem.train.tracking_charts import tracking_charts
@@ -40,7 +42,7 @@ def open_stage(run: Run) -> Stage:
     Raises:
         RunError: its files were made with another recipe.
     """
-    upstream = [explain.open_stage(run), evaluation.open_stage(run)]
+    upstream = [explain.open_stage(run), evaluation.open_stage(run), score_stage.open_stage(run)]
     return run.stage(run.folder("report"), run.recipe.report.fingerprint_part(), upstream)
 
 
@@ -55,6 +57,7 @@ def make(run: Run) -> Stage:
         return stage
     explain.open_stage(run).require()
     evaluation.open_stage(run).require()
+    score_stage.open_stage(run).require()
     stage.begin()
     stage.shards = []
     page = render(run.path, run.recipe)
@@ -82,6 +85,7 @@ def render(run_folder: Path, recipe: Recipe) -> str:
     charts += tracking_charts(tracking.read(run_folder / "tracking"), recipe.train.dead_window)
     if dead < len(density):
         charts.append(density_chart(density[density > 0], dead))
+    charts += scores.charts(run_folder)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(ASSETS),
         autoescape=True,
@@ -169,28 +173,16 @@ def _compact(card: Card) -> dict[str, Any]:
         "raised": [cards.visible(token) for token in card.raised[:10]],
         "lowered": [cards.visible(token) for token in card.lowered[:10]],
         "warnings": card.warnings,
-        "examples": {name: [_pieces(example) for example in examples] for name, examples in card.examples.items()},
+        "examples": {
+            name: [_pieces(one) for one in card.examples[name]] for name in AGGREGATIONS if name in card.examples
+        },
     }
     return {key: value for key, value in said.items() if value not in (None, "", [])}
 
 
 def _pieces(example: Shown) -> dict[str, Any]:
-    """A sentence as pieces: a plain string, or a string with the value of the token that it is.
-
-    Pieces, not character offsets: a browser counts characters in another way.
-    """
-    pieces: list[Any] = []
-    at = 0
-    for token in example.tokens:
-        start = max(token.start, at)  # tokens may share a character
-        if token.end <= start:
-            continue
-        if start > at:
-            pieces.append(example.text[at:start])
-        pieces.append([example.text[start : token.end], _round(token.value)])
-        at = token.end
-    if at < len(example.text):
-        pieces.append(example.text[at:])
+    """A sentence as pieces: a plain string, or a string with the value of the token that it is."""
+    pieces = [text if value is None else [text, _round(value)] for text, value in cards.pieces(example)]
     origin = " · ".join(part for part in (example.title, example.label) if part)
     return {"value": _round(example.value), "pieces": pieces, **({"origin": origin} if origin else {})}
 

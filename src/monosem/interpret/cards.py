@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from monosem.errors import RunError, SaeError
 from monosem.interpret import tables
+from monosem.interpret.score import shown
 
 EXPLANATIONS = "explanations.jsonl"
 DENSE = 0.1  # share of tokens from which a latent counts as dense
@@ -45,6 +46,25 @@ class Shown(NamedTuple):
     tokens: list[Token]
 
 
+class Grouped(NamedTuple):
+    """What the stage `groups` found in a latent's sentences."""
+
+    ngrams: list[str]
+    """Over-represented terms, the most telling first."""
+    groups: list[list[str]]
+    """Telling words of each group of its sentences, largest first."""
+    shares: list[float]
+    """Share of its sentences that each group holds."""
+    monosemanticity: float | None
+    monosemanticity_random: float | None
+    token: str | None
+    """The token that it fires on most."""
+    token_share: float | None
+    """Share of its firings that are on this token."""
+    token_only: bool
+    """It fires on this token whatever the context."""
+
+
 class Card(NamedTuple):
     """All that a run's files say of one latent."""
 
@@ -70,6 +90,10 @@ class Card(NamedTuple):
     """Tokens that its direction makes likelier, strongest first."""
     lowered: list[str]
     warnings: list[str]
+    grouped: Grouped | None = None
+    """None where the stage `groups` has not been made."""
+    scores: Sequence[shown.Figure] = ()
+    """How good the explanation is, where it has been graded."""
 
 
 class Hit(NamedTuple):
@@ -104,12 +128,16 @@ def cards(run_folder: Path, latents: Sequence[int], most: int | None = None) -> 
             raise SaeError(f"latent {latent} is out of range: {run_folder} has latents 0 to {n - 1}")
     explanations = {row["latent"]: row for row in read_explanations(run_folder, set(latents))}
     examples = _examples(run_folder, latents, most)
-    output = {row["latent"]: row for row in _output(run_folder, latents)}
+    output = {row["latent"]: row for row in _of_stage(run_folder / "evaluation" / tables.LATENTS, latents)}
+    groups = {row["latent"]: row for row in _of_stage(run_folder / "groups" / tables.GROUPS, latents)}
+    scores = shown.figures(run_folder, latents)
     rows = statistics.take(pa.array(latents, type=pa.int64())).to_pylist()
-    return [
+    made = [
         _card(n, row, explanations.get(row["latent"]), examples.get(row["latent"], {}), output.get(row["latent"], {}))
         for row in rows
     ]
+    made = [_with_groups(card, groups[card.latent]) if card.latent in groups else card for card in made]
+    return [card._replace(scores=scores.get(card.latent, [])) for card in made]
 
 
 def read_statistics(run_folder: Path) -> pa.Table:
@@ -169,6 +197,24 @@ def fold(text: str) -> str:
     return re.sub(r"[\W_]+", " ", "".join(c for c in decomposed if not unicodedata.combining(c)))
 
 
+def pieces(example: Shown) -> list[tuple[str, float | None]]:
+    """A sentence as pieces in order, each with the latent's value; None where it does not fire.
+
+    Pieces, not character offsets: a browser counts characters in another way.
+    """
+    found: list[tuple[str, float | None]] = []
+    at = 0
+    for token in example.tokens:
+        start = max(token.start, at)  # tokens may share a character
+        if token.end <= start:
+            continue
+        if start > at:
+            found.append((example.text[at:start], None))
+        found.append((example.text[start : token.end], token.value))
+        at = token.end
+    return [*found, (example.text[at:], None)] if at < len(example.text) else found
+
+
 def visible(token: str) -> str:
     """A token by itself, its white space shown as signs."""
     shown = token.replace("\n", "↵").replace("\r", "↵").replace("\t", "⇥")
@@ -207,11 +253,12 @@ def _examples(run_folder: Path, latents: Sequence[int], most: int | None) -> dic
     found: dict[int, dict[str, list[Shown]]] = {}
     for row in rows:
         by_aggregation = found.setdefault(row["latent"], {})
-        by_aggregation.setdefault(row["aggregation"], []).append(_shown(row, texts[row["sentence"]]))
+        by_aggregation.setdefault(row["aggregation"], []).append(shown(row, texts[row["sentence"]]))
     return found
 
 
-def _shown(row: dict[str, Any], sentence: dict[str, Any]) -> Shown:
+def shown(row: dict[str, Any], sentence: dict[str, Any]) -> Shown:
+    """A row of `examples.parquet` with its row of `sentences.parquet`."""
     text = sentence["text"]
     tokens = [
         Token(
@@ -230,12 +277,20 @@ def _without_space(text: str, start: int, end: int) -> int:
     return end - len(text[start:end].lstrip()) if text[start:end].strip() else start
 
 
-def _output(run_folder: Path, latents: Sequence[int]) -> list[dict[str, Any]]:
-    """Rows of `evaluation/latents.parquet`, where the run has been evaluated."""
-    path = run_folder / "evaluation" / tables.LATENTS
-    if not path.exists():
-        return []
-    return tables.read_sorted(path, "latent", latents).to_pylist()
+def _of_stage(path: Path, latents: Sequence[int]) -> list[dict[str, Any]]:
+    """Rows of a later stage's file, where it has been made."""
+    return tables.read_sorted(path, "latent", latents).to_pylist() if path.exists() else []
+
+
+def _with_groups(card: Card, row: dict[str, Any]) -> Card:
+    grouped = Grouped(
+        [ngram["text"] for ngram in row["ngrams"]],
+        [cluster["words"] for cluster in row["clusters"]],
+        [cluster["share"] for cluster in row["clusters"]],
+        *(row[name] for name in Grouped._fields[3:]),
+    )
+    only = [f"token-only: it fires on {visible(row['token'])!r} whatever the context"] if row["token_only"] else []
+    return card._replace(grouped=grouped, warnings=card.warnings + only)
 
 
 def _card(

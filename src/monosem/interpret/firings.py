@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from monosem.interpret.codes import Codes
+
 
 class Firings(NamedTuple):
     """G groups, one for each latent and sentence it fires in, by latent, then sentence; E firing tokens in all."""
@@ -23,6 +25,8 @@ class Firings(NamedTuple):
     """[G + 1]: group g's tokens are `offsets[g]:offsets[g + 1]`."""
     position: NDArray[np.int32]
     """[E], ascending within a group."""
+    token: NDArray[np.int32]
+    """[E] vocabulary ids."""
     value: NDArray[np.float32]
     """[E], larger than 0."""
     tokens: NDArray[np.int32]
@@ -31,32 +35,16 @@ class Firings(NamedTuple):
     """[G]: whether the group's last token is the last of the sentence that the store holds."""
 
 
-def group(
-    values: NDArray[np.float32],
-    indices: NDArray[np.integer],
-    sentence: NDArray[np.int64],
-    position: NDArray[np.int32],
-) -> Firings:
-    """Group the codes of whole sentences by latent and sentence.
-
-    Args:
-        values: [R, k] codes; one that is not larger than 0 does not fire.
-        indices: [R, k] their latents.
-        sentence: [R] ascending.
-        position: [R] ascending within a sentence.
-    """
-    rows, k = values.shape
-    starts = np.flatnonzero(changes(sentence))
-    lengths = np.diff(starts, append=rows).astype(np.int32)
-    ordinal = np.repeat(np.arange(len(starts), dtype=np.int32), lengths)
-    final_row = starts + lengths - 1
+def group(codes: Codes) -> Firings:
+    """Group the codes of whole sentences by latent and sentence; a code that is not larger than 0 does not fire."""
+    ordinal = codes.ordinal()
+    final_row = np.cumsum(codes.length) - 1
 
     # torch sorts 32-bit integers by radix: stable, and several times faster than numpy's argsort.
-    flat = values.reshape(-1)
-    firing = np.flatnonzero(flat > 0)
-    latent, order = torch.sort(torch.from_numpy(indices.reshape(-1)[firing].astype(np.int32)), stable=True)
+    firing = np.flatnonzero(codes.value > 0)
+    latent, order = torch.sort(torch.from_numpy(codes.latent[firing].astype(np.int32)), stable=True)
     entry = firing[order.numpy()]
-    row = entry // k
+    row = codes.row()[entry]
     by_sentence = ordinal[row]
 
     first = np.flatnonzero(changes(latent.numpy()) | changes(by_sentence))
@@ -64,11 +52,12 @@ def group(
     in_block = by_sentence[first]
     return Firings(
         latent=latent.numpy()[first],
-        sentence=sentence[starts[in_block]],
+        sentence=codes.sentence[in_block],
         offsets=offsets,
-        position=position[row],
-        value=flat[entry],
-        tokens=lengths[in_block],
+        position=codes.position[row],
+        token=codes.token[row],
+        value=codes.value[entry],
+        tokens=codes.length[in_block],
         last=row[offsets[1:] - 1] == final_row[in_block],
     )
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from monosem.interpret.ngrams import ORDERS, Ints, TermIndex
+from monosem.interpret.ngrams import ORDERS, PIECE, Ints, TermIndex
 
 PRIOR = 500.0  # terms that the prior weighs as much as, spread as in the corpus
 MIN_Z = 3.0
@@ -48,6 +48,19 @@ class Term(NamedTuple):
     """Of the examples that chose it: in how many it was found."""
     corpus_share: float
     """Of all sentences of the corpus: in how many it stands, anywhere."""
+
+
+class Ngram(NamedTuple):
+    """A term that stands in a latent's examples more often than in the corpus."""
+
+    text: str
+    place: str
+    """`at` the firing token, `before` it, or anywhere in the sentence (`about`)."""
+    words: int
+    """1 to 3; 0 for a piece of a word."""
+    z: float
+    share: float
+    corpus_share: float
 
 
 class Explanation(NamedTuple):
@@ -103,6 +116,31 @@ class Lexicon:
         terms = [self._describe(candidate, chosen_from) for candidate in chosen]
         certainty = self.certainty([candidate.term for candidate in chosen], [example.sentence for example in held])
         return Explanation(sentence_of(terms), certainty, terms, len(held))
+
+    def over_represented(self, examples: Sequence[Example], most: int) -> list[Ngram]:
+        """Up to `most` terms of the examples, highest z first; each term at the place where it is highest."""
+        if len(examples) < MIN_EXAMPLES:
+            return []
+        ranked = sorted(self._candidates(examples), key=lambda one: (-one.z, KINDS.index(one.kind), one.term))
+        by_term: dict[int, _Candidate] = {}
+        for one in ranked:
+            by_term.setdefault(one.term, one)
+        best = list(by_term.values())[:most]
+        words = [0 if self.index.family[one.term] == PIECE else int(self.index.family[one.term]) + 1 for one in best]
+        terms = [self._describe(one, examples) for one in best]
+        return [Ngram(term.text, term.kind, count, *term[2:]) for term, count in zip(terms, words, strict=True)]
+
+    def rarity(self, terms: Ints) -> NDArray[np.float64]:
+        """ln((1 + sentences of the corpus) / (1 + those that hold the term)), [terms]."""
+        return np.log((1 + self._size) / (1 + np.minimum(self._frequency[terms], self._size)))
+
+    def random_units(self, count: int, seed: tuple[int, int]) -> Ints:
+        """Units of random sentences of the corpus, one in each."""
+        random = np.random.default_rng(seed)
+        filled = np.flatnonzero(self._in_corpus & (np.diff(self.index.unit_offsets) > 0))
+        sentence = random.choice(filled, count)
+        first, stop = self.index.unit_offsets[sentence], self.index.unit_offsets[sentence + 1]
+        return first + (random.random(count) * (stop - first)).astype(np.int64)
 
     def certainty(self, terms: Sequence[int], held: Sequence[int]) -> float:
         """Share of the held-out sentences with a term, minus that of the corpus; at least 0."""

@@ -1,8 +1,9 @@
-"""The best sentences of every latent, kept while the corpus streams by in the order of its sentences.
+"""The sentences of highest score of every latent, kept while the corpus streams by in the order of its sentences.
 
-Flow: `offer` throws away what cannot enter a latent's list any more (a threshold for each latent), keeps the rest with
-its firing tokens, and merges from time to time. The lists are exact: they do not depend on when merges happen. Memory
-is bounded by n x top entries and one block. Knows nothing of SAEs or files.
+A score may be a latent's strength in the sentence, or a lot: then they are drawn evenly. Flow: `offer` throws away what
+cannot enter a latent's list any more (a threshold for each latent), keeps the rest with its firing tokens, and merges
+from time to time. The lists are exact: they do not depend on when merges happen. Memory is bounded by n x top entries
+and one block. Two rankings of different sentences `merge` into the one of all of them. Knows nothing of SAEs or files.
 """
 
 from typing import NamedTuple
@@ -30,6 +31,8 @@ class Entries(NamedTuple):
     """[M]: firing tokens of each; their positions and values stand one after the other below."""
     position: NDArray[np.int16]
     """[P]"""
+    token: NDArray[np.int32]
+    """[P] vocabulary ids."""
     value: NDArray[np.float32]
     """[P]"""
 
@@ -44,6 +47,7 @@ class Entries(NamedTuple):
             self.score[chosen],
             length,
             self.position[tokens],
+            self.token[tokens],
             self.value[tokens],
         )
 
@@ -82,11 +86,19 @@ class Ranking:
                 score[chosen],
                 length,
                 firings.position[tokens].astype(np.int16),
+                firings.token[tokens],
                 firings.value[tokens],
             )
         )
         if sum(len(entries.latent) for entries in self._waiting) >= max(MERGE_AFTER, self._size // 4):
             self._merge()
+
+    def merge(self, other: "Ranking") -> None:
+        """Take over the lists of a ranking of other sentences, which may lie before, behind or among these."""
+        for number, (mine, theirs) in enumerate(zip(self.parts(), other.parts(), strict=True)):
+            joined = concatenate([mine, theirs])
+            joined = joined.take(np.argsort(joined.sentence, kind="stable"))
+            self._keep_best(number, joined)
 
     def parts(self) -> list[Entries]:
         """The lists so far, by latent, then rank, in parts of `RANGE` latents."""
@@ -100,9 +112,12 @@ class Ranking:
         for number, kept in enumerate(self._kept):
             fresh = [parts[number] for parts in waiting if len(parts[number].latent)]
             if fresh:
-                joined = concatenate([kept, *fresh])
-                order = _best_first(joined.latent, joined.score)
-                self._keep(number, joined.take(order[rank_within(joined.latent[order]) < self.top]))
+                self._keep_best(number, concatenate([kept, *fresh]))
+
+    def _keep_best(self, number: int, joined: Entries) -> None:
+        """Replace a range by the best of `joined`, where of equal scores the lowest sentence comes first."""
+        order = _best_first(joined.latent, joined.score)
+        self._keep(number, joined.take(order[rank_within(joined.latent[order]) < self.top]))
 
     def _keep(self, number: int, kept: Entries) -> None:
         """Replace a range; its thresholds are full lists' lowest scores, 0 for a list with room."""
@@ -123,6 +138,7 @@ def _split(entries: Entries, bounds: NDArray[np.integer]) -> list[Entries]:
             entries.score[start:stop],
             entries.length[start:stop],
             entries.position[first:last],
+            entries.token[first:last],
             entries.value[first:last],
         )
         for start, stop, first, last in zip(cuts[:-1], cuts[1:], tokens[:-1], tokens[1:], strict=True)
@@ -136,6 +152,15 @@ def _best_first(latent: NDArray[np.int32], score: NDArray[np.float32]) -> NDArra
     """
     by_score = torch.sort(torch.from_numpy(-score.view(np.int32)), stable=True).indices
     return by_score[torch.sort(torch.from_numpy(latent)[by_score], stable=True).indices].numpy()
+
+
+def highest(values: NDArray[np.floating], most: int) -> NDArray[np.int64]:
+    """Places of the `most` highest values above 0, highest first; of equal ones the first."""
+    found = np.flatnonzero(values > 0)
+    if len(found) > most > 0:
+        least = -np.partition(-values[found], most - 1)[most - 1]
+        found = found[values[found] >= least]
+    return found[np.argsort(-values[found], kind="stable")][:most]
 
 
 def rank_within(sorted_latent: NDArray[np.int32]) -> NDArray[np.int64]:
@@ -159,4 +184,4 @@ def concatenate(parts: list[Entries]) -> Entries:
 def empty() -> Entries:
     """No entries."""
     integers, floats = np.zeros(0, np.int32), np.zeros(0, np.float32)
-    return Entries(integers, np.zeros(0, np.int64), floats, integers, np.zeros(0, np.int16), floats)
+    return Entries(integers, np.zeros(0, np.int64), floats, integers, np.zeros(0, np.int16), integers, floats)

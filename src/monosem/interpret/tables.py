@@ -1,12 +1,14 @@
 """The Parquet files of examples/: how they are written, and how one latent is read without the rest.
 
 `examples.parquet` is sorted by (latent, aggregation, rank) in small row groups, whose statistics lead to one latent in
-milliseconds. `sentences.parquet` holds the sentences that occur, by number; `latents.parquet` one row for each latent.
-Every file is written in pieces: memory does not grow with it.
+milliseconds; so are `negatives.parquet` and `test.parquet`, by kind. `sentences.parquet` holds the sentences that
+occur, by number; `latents.parquet` one row for each latent. Every file is written in pieces: memory does not grow with
+it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -14,22 +16,36 @@ import pyarrow.parquet as pq
 
 from monosem.atomic import atomic_path
 from monosem.errors import RunError
-from monosem.interpret.collect import Collector
-from monosem.interpret.ranking import Entries, concatenate, rank_within
+
+if TYPE_CHECKING:  # they need torch; readers of the files do not
+    from monosem.interpret.collect import Collector
+    from monosem.interpret.ranking import Entries
 
 EXAMPLES, SENTENCES, LATENTS = "examples.parquet", "sentences.parquet", "latents.parquet"
+NEGATIVES, TEST = "negatives.parquet", "test.parquet"
+PARTNERS, COSINES, CLUSTERS = "partners.parquet", "cosines.parquet", "clusters.parquet"
+GROUPS = "groups.parquet"
 ROWS_IN_GROUP = 8192
-EXAMPLES_SCHEMA = pa.schema(
-    [
-        ("latent", pa.int32()),
-        ("aggregation", pa.string()),
-        ("rank", pa.int16()),
-        ("sentence", pa.int64()),
-        ("value", pa.float32()),
-        ("positions", pa.list_(pa.int16())),
-        ("values", pa.list_(pa.float32())),
-    ]
-)
+SENTENCES_IN_GROUP = 1024
+
+
+def _firing_schema(kind: str) -> pa.Schema:
+    return pa.schema(
+        [
+            ("latent", pa.int32()),
+            (kind, pa.string()),
+            ("rank", pa.int16()),
+            ("sentence", pa.int64()),
+            ("value", pa.float32()),
+            ("positions", pa.list_(pa.int16())),
+            ("values", pa.list_(pa.float32())),
+            ("tokens", pa.list_(pa.int32())),
+        ]
+    )
+
+
+EXAMPLES_SCHEMA, TEST_SCHEMA = _firing_schema("aggregation"), _firing_schema("kind")
+NEGATIVES_SCHEMA = pa.schema(list(TEST_SCHEMA)[:5])
 SENTENCES_SCHEMA = pa.schema(
     [
         ("sentence", pa.int64()),
@@ -37,29 +53,39 @@ SENTENCES_SCHEMA = pa.schema(
         ("title", pa.string()),
         ("label", pa.string()),
         ("text", pa.string()),
+        ("test", pa.bool_()),
         ("starts", pa.list_(pa.int32())),
         ("ends", pa.list_(pa.int32())),
+        ("tokens", pa.list_(pa.int32())),
+        ("missing", pa.list_(pa.int16())),
     ]
 )
 
 
-def write_examples(path: Path, collector: Collector) -> int:
-    """Write `examples.parquet`; returns the number of rows."""
-    names = sorted(collector.aggregations)
+def write_by_latent(path: Path, pieces: "Iterator[Mapping[str, Entries]]", schema: pa.Schema) -> int:
+    """Write a file sorted by (latent, kind, rank); returns the number of rows.
+
+    Args:
+        pieces: by kind, entries by latent, then rank; each piece holds latents beyond those of the one before.
+        schema: `EXAMPLES_SCHEMA`, `NEGATIVES_SCHEMA` or `TEST_SCHEMA`.
+    """
     written = 0
-    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, EXAMPLES_SCHEMA, compression="zstd") as writer:
-        for parts in zip(*(collector.parts(name) for name in names), strict=True):
-            table = _examples_table(parts, names)
+    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        for piece in pieces:
+            table = _by_latent(piece, schema)
             if table.num_rows:  # an empty row group has no statistics
                 writer.write_table(table, row_group_size=ROWS_IN_GROUP)
                 written += table.num_rows
     return written
 
 
-def _examples_table(parts: Sequence[Entries], names: Sequence[str]) -> pa.Table:
-    which = np.repeat(np.arange(len(parts)), [len(part.latent) for part in parts])
-    rank = np.concatenate([rank_within(part.latent) for part in parts])
-    joined = concatenate(list(parts))
+def _by_latent(piece: "Mapping[str, Entries]", schema: pa.Schema) -> pa.Table:
+    from monosem.interpret.ranking import concatenate, rank_within
+
+    names = sorted(piece)
+    which = np.repeat(np.arange(len(names)), [len(piece[name].latent) for name in names])
+    rank = np.concatenate([rank_within(piece[name].latent) for name in names])
+    joined = concatenate([piece[name] for name in names])
     order = np.lexsort((rank, which, joined.latent))
     joined = joined.take(order)
     offsets = pa.array(np.append(0, np.cumsum(joined.length)).astype(np.int32))
@@ -69,10 +95,9 @@ def _examples_table(parts: Sequence[Entries], names: Sequence[str]) -> pa.Table:
         pa.array(rank[order].astype(np.int16)),
         pa.array(joined.sentence),
         pa.array(joined.score),
-        pa.ListArray.from_arrays(offsets, pa.array(joined.position)),
-        pa.ListArray.from_arrays(offsets, pa.array(joined.value)),
+        *(pa.ListArray.from_arrays(offsets, pa.array(of)) for of in (joined.position, joined.value, joined.token)),
     ]
-    return pa.Table.from_arrays(columns, schema=EXAMPLES_SCHEMA)
+    return pa.Table.from_arrays(columns[: len(schema)], schema=schema)
 
 
 def write_sentences(path: Path, pieces: Iterator[pa.Table]) -> int:
@@ -80,23 +105,25 @@ def write_sentences(path: Path, pieces: Iterator[pa.Table]) -> int:
     written = 0
     with atomic_path(path) as temporary, pq.ParquetWriter(temporary, SENTENCES_SCHEMA, compression="zstd") as writer:
         for table in pieces:
-            writer.write_table(table.cast(SENTENCES_SCHEMA), row_group_size=1024)
+            writer.write_table(
+                table.select(SENTENCES_SCHEMA.names).cast(SENTENCES_SCHEMA), row_group_size=SENTENCES_IN_GROUP
+            )
             written += table.num_rows
     return written
 
 
-def write_latents(path: Path, collector: Collector) -> int:
+def write_latents(path: Path, collector: "Collector") -> int:
     """Write `latents.parquet`; returns the number of latents that never fired."""
     counted = collector.statistics
-    fired = np.maximum(counted.fire_count, 1)
     table = pa.table(
         {
             "latent": np.arange(collector.n, dtype=np.int32),
             "fire_count": counted.fire_count,
             "density": counted.fire_count / max(collector.rows, 1),
             "max": counted.max,
-            "mean": (counted.total / fired).astype(np.float32),
+            "mean": counted.mean.astype(np.float32),
             "sentence_count": counted.sentence_count,
+            "test_sentence_count": counted.test_sentence_count,
         }
     )
     with atomic_path(path) as temporary:
@@ -115,9 +142,9 @@ def read_sorted(path: Path, column: str, wanted: Sequence[int] | np.ndarray) -> 
             groups = _groups_with(file, column, np.unique(np.asarray(wanted, dtype=np.int64)))
             table = file.read_row_groups(groups)
     except FileNotFoundError:
-        raise RunError(f"{path}: no such file; make it with: monosem examples RECIPE") from None
+        raise RunError(f"{path}: no such file; make it with: monosem {path.parent.name} RECIPE") from None
     except (pa.ArrowInvalid, OSError) as error:
-        raise RunError(f"{path}: damaged ({error}); make it again with --redo examples") from None
+        raise RunError(f"{path}: damaged ({error}); make it again with --redo {path.parent.name}") from None
     return table.filter(pa.array(np.isin(table[column].to_numpy(), wanted)))
 
 

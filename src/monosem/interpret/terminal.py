@@ -7,10 +7,12 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from monosem.interpret.cards import Card, Hit, Shown, visible
+from monosem.interpret.cards import Card, Grouped, Hit, Shown, visible
+from monosem.interpret.score.shown import Figure
 
 HEAT = (214, 92, 20)  # of the strongest token; weaker ones fade towards black
-FIRST = ("max", "mean", "last")
+FIRST = ("max", "mean", "last", "quantile", "random")
+TITLES = {"quantile": "sentences spread over its strength", "random": "random sentences"}
 
 
 def show_card(card: Card, sentences: int = 8) -> RenderableType:
@@ -26,12 +28,17 @@ def show_card(card: Card, sentences: int = 8) -> RenderableType:
         head.append(f" ({card.provider})", style="dim")
     parts: list[RenderableType] = [head, _statistics(card)]
     parts += [Text(f"! {warning}", style="yellow") for warning in card.warnings]
+    if card.scores:
+        parts.append(_scores(card.scores))
     if card.raised:
         parts.append(_tokens("raises", card.raised))
     if card.lowered:
         parts.append(_tokens("lowers", card.lowered))
+    if card.grouped is not None:
+        parts.append(_grouped(card.grouped))
     for aggregation in sorted(card.examples, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST)):
-        parts.append(Text(f"\ntop sentences by {aggregation}", style="bold"))
+        title = TITLES.get(aggregation, f"top sentences by {aggregation}")
+        parts.append(Text(f"\n{title}", style="bold"))
         parts.append(_examples(card.examples[aggregation][:sentences], card.max))
     return Panel(Group(*parts), border_style="dim")
 
@@ -68,8 +75,34 @@ def _statistics(card: Card) -> Text:
     return Text(figures, style="dim")
 
 
+def _scores(figures: Sequence[Figure]) -> Table:
+    """The explanation's scores, each beside its baselines."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("score")
+    for name in ("value", "95 %", "shuffled", "their 95th", "frequency", "random SAE", ""):
+        table.add_column(name, justify="right")
+    for figure in figures:
+        interval = "" if figure.low is None else f"{figure.low:.2f}-{figure.high:.2f}"
+        baselines = (figure.shuffled, figure.shuffled_p95, figure.frequency, figure.random_sae)
+        told = ("" if value is None else f"{value:.2f}" for value in baselines)
+        verdict = "below chance" if figure.below_chance else "above shuffled" if figure.beats else ""
+        table.add_row(figure.label, f"{figure.value:.2f}", interval, *told, verdict)
+    return table
+
+
 def _tokens(what: str, tokens: Sequence[str]) -> Text:
     return Text(f"{what}  ", style="dim").append("  ".join(visible(token) for token in tokens[:10]), style="default")
+
+
+def _grouped(grouped: Grouped) -> Text:
+    """Over-represented terms, and the groups that the sentences fall into."""
+    text = Text("n-grams  ", style="dim").append("  ".join(grouped.ngrams) or "none", style="default")
+    for share, words in zip(grouped.shares, grouped.groups, strict=True):
+        text.append(f"\n{100 * share:3.0f} % of its sentences  ").append(", ".join(words), style="default")
+    if grouped.monosemanticity is not None:
+        chance = f" (random sentences: {grouped.monosemanticity_random:.3f})"
+        text.append(f"\nmonosemanticity {grouped.monosemanticity:.3f}{chance}")
+    return text
 
 
 def _examples(examples: Sequence[Shown], highest: float) -> Table:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field, model_validator
 from monosem.errors import RecipeError
 from monosem.recipe.data import CaptureRecipe, CorpusRecipe, ModelRecipe, PrepareRecipe
 from monosem.recipe.finetune import FinetuneRecipe
+from monosem.recipe.latents import CoactivationRecipe, GroupsRecipe
 from monosem.recipe.reading import (
     AGGREGATIONS,
     Aggregation,
@@ -24,6 +25,7 @@ from monosem.recipe.reading import (
     ExplainRecipe,
     ReportRecipe,
 )
+from monosem.recipe.scoring import ScoreRecipe
 from monosem.recipe.section import OPERATIONAL, Section
 from monosem.recipe.training import SaeRecipe, TrainRecipe, check_training
 
@@ -31,16 +33,19 @@ __all__ = [
     "AGGREGATIONS",
     "Aggregation",
     "CaptureRecipe",
+    "CoactivationRecipe",
     "CorpusRecipe",
     "EvaluateRecipe",
     "ExamplesRecipe",
     "ExplainRecipe",
     "FinetuneRecipe",
+    "GroupsRecipe",
     "ModelRecipe",
     "PrepareRecipe",
     "Recipe",
     "ReportRecipe",
     "SaeRecipe",
+    "ScoreRecipe",
     "TrainRecipe",
     "dump",
     "known_keys",
@@ -64,8 +69,11 @@ class Recipe(Section):
     train: TrainRecipe = TrainRecipe()
     finetune: FinetuneRecipe = FinetuneRecipe()
     examples: ExamplesRecipe = ExamplesRecipe()
+    coactivation: CoactivationRecipe = CoactivationRecipe()
+    groups: GroupsRecipe = GroupsRecipe()
     explain: ExplainRecipe = ExplainRecipe()
     evaluate: EvaluateRecipe = EvaluateRecipe()
+    score: ScoreRecipe = ScoreRecipe()
     report: ReportRecipe = ReportRecipe()
 
     @model_validator(mode="after")

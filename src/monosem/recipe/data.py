@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from monosem.recipe.section import OPERATIONAL, Count, Section
+from monosem.recipe.section import LATER, OPERATIONAL, Count, Section
 
 
 class ModelRecipe(Section):
@@ -35,7 +35,7 @@ class CorpusRecipe(Section):
     """The column or key of a label to keep beside each document, if any."""
     max_documents: Count | None = None
     """At most this many documents, drawn at random with the run's seed, their order kept. None: all."""
-    max_sentences: Count | None = None
+    max_sentences: Count | None = Field(default=None, json_schema_extra=LATER)
     """Stop after this many sentences. None: all."""
     max_tokens: Count = 192
     """Longer sentences are cut to this many tokens when they are read by the model; their text stays whole."""
@@ -83,7 +83,7 @@ class PrepareRecipe(Section):
     workers: int = Field(default=0, ge=0, json_schema_extra=OPERATIONAL)
     """Threads. 0: one per core."""
     consume: bool = Field(default=False, json_schema_extra=OPERATIONAL)
-    """Delete each shard of activations once its rows are sorted: one copy less on the disk. `examples` then needs them
+    """Delete each shard of activations once its rows are sorted: one copy less on the disk. `codes` then needs them
     captured again."""
     source: str | None = Field(default=None, json_schema_extra=OPERATIONAL)
     """Path or fsspec URL (`s3://bucket/demo/batches`) of the same batches, prepared elsewhere: a folder of hook points,

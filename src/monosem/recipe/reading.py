@@ -20,6 +20,19 @@ class ExamplesRecipe(Section):
     """Sentences kept for each latent and aggregation."""
     aggregations: tuple[Aggregation, ...] = ("mean", "last", "max")
     """How a sentence's token values become one number."""
+    quantiles: int = Field(default=10, ge=0)
+    """Sentences for each latent that are spread evenly over the ranks of its firing strength."""
+    random: int = Field(default=10, ge=0)
+    """Random sentences kept for each latent in which it fires."""
+    negatives: int = Field(default=10, ge=0)
+    """Sentences kept for each latent in which it is silent: so many that share its tokens, and so many at random."""
+    test_fraction: float = Field(default=0.2, ge=0, lt=1)
+    """Share of all sentences reserved for grading explanations: no example or negative is ever one of them."""
+    test: int = Field(default=50, ge=0)
+    """Reserved sentences kept for each latent: so many in which it fires, so many silent ones, so many that share its
+    tokens."""
+    pool: Count = 50_000
+    """Sentences, drawn by hash, that negatives are looked for in."""
 
 
 class ExplainRecipe(Section):

@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from monosem.atomic import write_text
 from monosem.errors import StoreError
+from monosem.hashing import seeded, uniform
 from monosem.progress import note
 from monosem.ranks import Ranks
 from monosem.recipe import PrepareRecipe
@@ -84,12 +85,12 @@ def check(run: Run, verbs: Sequence[str], redo: str | None) -> None:
     """Refuse what `prepare.consume` would make impossible, before anything is done.
 
     Raises:
-        StoreError: examples are asked for, which read the activations; or batches would go that are the only copy.
+        StoreError: codes are asked for, which are made of the activations; or batches would go that are the only copy.
     """
-    examples = read_manifest(run.folder("examples"))
-    if run.recipe.prepare.consume and "examples" in verbs and (examples is None or not examples.complete):
+    codes = read_manifest(run.folder("codes"))
+    if run.recipe.prepare.consume and {"codes", "examples"} & set(verbs) and (codes is None or not codes.complete):
         raise StoreError(
-            "prepare.consume frees the activations that the stage examples reads; leave it out, or give the verbs "
+            "prepare.consume frees the activations that the stage codes reads; leave it out, or give the verbs "
             "sentences, capture, prepare and train by themselves"
         )
     for hook_point in run.recipe.capture.hook_points if redo == "prepare" else ():
@@ -100,16 +101,8 @@ def check(run: Run, verbs: Sequence[str], redo: str | None) -> None:
 
 
 def is_validation(sentence_ids: ArrayLike, fraction: float, seed: int) -> NDArray[np.bool_]:
-    """Whether each sentence is held out: every stage knows it from the number, without a list.
-
-    The hash is splitmix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators").
-    """
-    x = np.asarray(sentence_ids).astype(np.uint64)
-    x = x + np.uint64((seed * 0xD1342543DE82EF95 + 0x9E3779B97F4A7C15) % 2**64)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    x = x ^ (x >> np.uint64(31))
-    return (x >> np.uint64(11)) * 2.0**-53 < fraction
+    """Whether each sentence is held out: every stage knows it from the number, without a list."""
+    return uniform(seeded(sentence_ids, seed)) < fraction
 
 
 class Plan(NamedTuple):
@@ -134,9 +127,21 @@ class _Preparation:
     """One `batches` folder made of one `activations` folder."""
 
     def __init__(
-        self, source: Stage, stage: Stage, recipe: PrepareRecipe, seed: int, plan: Plan, ranks: Ranks | None = None
+        self,
+        source: Stage,
+        stage: Stage,
+        recipe: PrepareRecipe,
+        seed: int,
+        plan: Plan | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
-        self.source, self.stage, self.recipe, self.seed, self.plan = source, stage, recipe, seed, plan
+        """Open both folders.
+
+        Args:
+            plan: None: what the source's size asks for.
+        """
+        self.source, self.stage, self.recipe, self.seed = source, stage, recipe, seed
+        self.plan = plan or Plan.of(source.manifest, recipe)
         self.ranks = ranks or Ranks()
         self.folder = stage.path / "scatter"
         self.scattered = [self.folder / shard.name for shard in source.shards]
@@ -264,7 +269,7 @@ class _Preparation:
             sorting = sum(sorted((sizes[number] for number in missing), reverse=True)[:at_once])
             deleted = disk.size_text(sum(sizes))
             needed = max(final, sorting)
-            told = f"; {deleted} of activations are deleted (examples needs them captured again)"
+            told = f"; {deleted} of activations are deleted (codes needs them captured again)"
         else:
             needed, told = final + sum(sizes[number] for number in missing), ""
         note(f"  prepare: needs at most {disk.size_text(needed)} more on the disk{told}")

@@ -1,0 +1,104 @@
+"""The scores of a run as readers see them: a latent's figures beside their baselines, and how all latents lie.
+
+Reads only what the stage `score` wrote; a run that has not been graded has nothing to show.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from monosem.charts import Chart, distribution_chart
+from monosem.interpret.score import rows
+from monosem.interpret.score.rows import Row
+
+RESULT = "scores.json"
+SHOWN = {
+    ("lexical", "balanced_accuracy"): "detection by terms, balanced accuracy",
+    ("lexical", "auroc"): "detection by terms, AUROC",
+    ("n2g", "precision"): "token patterns, precision",
+    ("n2g", "recall"): "token patterns, recall",
+    ("n2g", "f1"): "token patterns, F1",
+    ("n2g_ablated", "f1"): "ablated token patterns, F1",
+    ("detection", "balanced_accuracy"): "detection, balanced accuracy",
+    ("fuzzing", "balanced_accuracy"): "fuzzing, balanced accuracy",
+    ("intruder", "accuracy"): "intruder, accuracy",
+    ("simulation", "correlation"): "simulation, correlation",
+    ("surprisal", "auroc"): "surprisal, AUROC",
+    ("intervention", "gain"): "intervention, nats",
+    ("agreement", "balanced_accuracy"): "input and output agree, balanced accuracy",
+}
+"""The figures that a card shows, in its order; the files have more."""
+PLOTTED = (("lexical", "balanced_accuracy"), ("n2g", "f1"))
+
+
+class Figure(NamedTuple):
+    """One figure of one latent."""
+
+    label: str
+    value: float
+    low: float | None
+    high: float | None
+    shuffled: float | None
+    shuffled_p95: float | None
+    frequency: float | None
+    random_sae: float | None
+    """Mean over latents of an untrained SAE."""
+    below_chance: bool
+    beats: bool | None
+    """Above the 95th percentile of its shuffled baseline."""
+
+
+def figures(run_folder: Path, latents: Sequence[int]) -> dict[int, list[Figure]]:
+    """The figures of some latents; none where the run has not been graded."""
+    result = _result(run_folder)
+    found: dict[int, list[Figure]] = {}
+    if result is None:
+        return found
+    order = list(SHOWN)
+    there = [row for row in rows.read(run_folder / "scores" / rows.SCORES, latents) if (row.score, row.figure) in SHOWN]
+    for row in sorted(there, key=lambda row: order.index((row.score, row.figure))):
+        random = result["scores"][row.score][row.figure].get("random_sae")
+        found.setdefault(row.latent, []).append(_figure(row, random))
+    return found
+
+
+def charts(run_folder: Path) -> list[Chart]:
+    """How the explanations of all latents do, over the shuffled ones."""
+    result = _result(run_folder)
+    if result is None:
+        return []
+    table = rows.read(run_folder / "scores" / rows.SCORES)
+    found = []
+    for score, figure in PLOTTED:
+        own, shuffled = (rows.values(table, score, figure, column) for column in ("value", "shuffled"))
+        if len(own) and len(shuffled):
+            live, told = result["summary"]["live"], result["scores"][score][figure]
+            share = 100 * told["beat_shuffled_p95"] / live
+            text = (
+                f"{share:.0f} % of {live:,} live latents are above the 95th percentile of their own shuffled baseline."
+            )
+            label = SHOWN[score, figure]
+            title = label[0].upper() + label[1:]
+            found.append(distribution_chart(f"score-{score}", title, label, own, shuffled, text))
+    return found
+
+
+def _figure(row: Row, random: float | None) -> Figure:
+    return Figure(
+        SHOWN[row.score, row.figure],
+        row.value,
+        row.low,
+        row.high,
+        row.shuffled,
+        row.shuffled_p95,
+        row.frequency,
+        random,
+        row.below_chance,
+        row.beats,
+    )
+
+
+def _result(run_folder: Path) -> dict[str, Any] | None:
+    path = run_folder / "scores" / RESULT
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
