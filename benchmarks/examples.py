@@ -161,7 +161,7 @@ def cost(run: Run) -> dict[str, float]:
     store = shards.open_shards(capture.open_stage(run, run.recipe.hook_point).require().path)
     n = encoder.config.n
     collector, pairs = Collector(n, examples.plan(run)), PairCounts(0, n, n)
-    seconds = dict.fromkeys(("encode", "save_codes", "collect", "coactivation"), 0.0)
+    seconds: dict[str, float] = dict.fromkeys(("encode", "save_codes", "collect", "coactivation"), 0.0)
     with tempfile.TemporaryDirectory() as folder:
         for path in store.paths:
             rows = shards.read(path)

@@ -305,7 +305,7 @@ def test_memory_does_not_grow_with_the_corpus(
         done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
         peaks.append(int(done.stdout))
         assert len(capture.open_stage(run).shards) > 12 * copies // 8
-    assert peaks[1] < 1.05 * peaks[0], peaks  # to hold on to the rows would take 9 %
+    assert peaks[1] < 1.1 * peaks[0], peaks  # to hold on to the rows would take 83 MB, or 18 %
 
 
 def test_too_small_a_disk_is_said_before_the_first_shard(

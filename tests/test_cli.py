@@ -157,7 +157,7 @@ def test_redo_makes_a_stage_and_what_follows_again(made: Path, capsys: pytest.Ca
     old = (made / "report.html").read_bytes()
     main(["run", str(made), "--redo", "explain"])
     shown = capsys.readouterr().err
-    assert "removed explanations, evaluation, report" in shown
+    assert "removed explanations, evaluation, scores, report" in shown
     assert shown.count("skipped") == pipeline.VERBS.index("explain")
     assert (made / "report.html").read_bytes() == old
 

@@ -264,8 +264,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         place = f"{error.filename}: " if error.filename else ""
         _fail(f"{place}{error.strerror}; mend it and give the same command again: it goes on from here")
     except KeyboardInterrupt:
-        made = [verb for verb in arguments[:1] if COMMANDS[verb].arguments in (StageArguments, SweepArguments)]
-        print("stopped" + "; the same command goes on from here" * len(made), file=sys.stderr)
+        made = bool(arguments) and issubclass(COMMANDS[arguments[0]].arguments, StageArguments | SweepArguments)
+        print("stopped" + "; the same command goes on from here" * made, file=sys.stderr)
         sys.exit(130)
 
 

@@ -20,4 +20,4 @@ def seeded(numbers: ArrayLike, seed: int) -> NDArray[np.uint64]:
 
 def uniform(hashed: NDArray[np.uint64]) -> NDArray[np.float64]:
     """A hash as a number from 0 to below 1."""
-    return (hashed >> np.uint64(64 - FRACTION_BITS)) * 2.0**-FRACTION_BITS
+    return np.ldexp((hashed >> np.uint64(64 - FRACTION_BITS)).astype(np.float64), -FRACTION_BITS)

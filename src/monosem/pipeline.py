@@ -57,7 +57,13 @@ PIPELINE = (
         "Shuffle the activations and split off validation sentences.",
         shared=True,
     ),
-    Step("train", "sae", "monosem.training", "Train the sparse autoencoder; goes on from its last checkpoint."),
+    Step(
+        "train",
+        "sae",
+        "monosem.training",
+        "Train the sparse autoencoder; goes on from its last checkpoint.",
+        shared=True,
+    ),
     Step(
         "finetune",
         "finetune",

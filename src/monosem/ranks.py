@@ -234,6 +234,8 @@ def joined(patience: float = PATIENCE) -> Iterator[Ranks]:
         torch.cuda.set_device(place.local_rank % torch.cuda.device_count())
     try:
         store, _, _ = next(rendezvous("env://", place.rank, place.world, timeout=waiting))
+        if os.environ.get("GROUP_WORLD_SIZE") == "1":  # a lone torchrun keeps its store, and what ended ranks put there
+            store = PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
         backend = "cpu:gloo,cuda:nccl" if with_gpus else "gloo"
         dist.init_process_group(backend, timeout=waiting, world_size=place.world, rank=place.rank, store=store)
         group = dist.new_group(backend="gloo", timeout=waiting)

@@ -1,6 +1,9 @@
 """The stage `sae` with the source that its recipe asks for: this is where a language model may meet training."""
 
+from collections.abc import Sequence
+
 from monosem.corpus import sentences
+from monosem.errors import RecipeError
 from monosem.live import Live
 from monosem.lm.source import open_model
 from monosem.run import Run, Stage
@@ -8,7 +11,21 @@ from monosem.train import loop
 from monosem.train.loop import open_stage
 from monosem.train.source import Source
 
-__all__ = ["make", "open_source", "open_stage"]
+__all__ = ["check", "make", "open_source", "open_stage"]
+
+
+def check(run: Run, verbs: Sequence[str], redo: str | None) -> None:
+    """Whether the ranks that were started can train together.
+
+    Raises:
+        RecipeError: they do not fit the mesh, or the source is a language model, which one process reads.
+    """
+    loop.check(run, verbs, redo)
+    if "train" in verbs and run.recipe.train.source == "live" and run.ranks.world > 1:
+        raise RecipeError(
+            f"train.source = 'live' trains in one process, and {run.ranks.world} were started; "
+            "leave torchrun out, or store the activations (train.source = 'stored')"
+        )
 
 
 def make(run: Run) -> Stage:

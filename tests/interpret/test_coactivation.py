@@ -26,7 +26,7 @@ def planted_codes() -> Codes:
     fires = rng.random((TOKENS, N)) < np.where(rng.random((TOKENS, 1)) < 0.02, 0.5, 0.06)
     fires[:, [latent for group in PLANTED for latent in group]] = False
     for group in PLANTED:
-        fires[np.ix_(rng.random(TOKENS) < 0.1, group)] = True
+        fires[:, list(group)] = (rng.random(TOKENS) < 0.1)[:, None]
     fires &= rng.random((TOKENS, N)) < 0.9
     fires[:, 60] = False
     values = np.where(fires, rng.random((TOKENS, N)) + 0.1, np.where(rng.random((TOKENS, N)) < 0.01, -1.0, 0.0))

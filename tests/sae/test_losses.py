@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monosem.kernels import Workspace, cpu
-from monosem.sae.losses import AuxK, AuxPlan, Weights, auxk, squared_sum, total_variance
+from monosem.sae.losses import AuxK, AuxPlan, Revival, Weights, squared_sum, total_variance
 
 
 def test_the_plan_follows_the_number_of_dead_latents() -> None:
@@ -41,7 +41,9 @@ def test_gradients_equal_autograd(rows: int, d: int, n_dead: int, k: int, part: 
     weights = [torch.randn(*shape, generator=generator) for shape in ((n, d), (n,), (n, d))]
     dead = torch.randperm(n, generator=generator)[:n_dead].sort().values
     plan, coefficient, variance = AuxPlan(k, 0.7 * rows / part, part), 0.3, 5.0
-    ours = auxk(z, error, Weights(*weights), dead, plan, coefficient, variance, cpu, Workspace())
+    revival = Revival(z, Weights(*weights), dead, plan, cpu, Workspace())
+    revival.decode(error)
+    ours = revival.gradients(coefficient, variance)
 
     w_enc, b_enc, w_dec = (weight.double().requires_grad_() for weight in weights)
     chosen = torch.arange(part) * rows // part

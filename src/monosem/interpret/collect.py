@@ -58,7 +58,8 @@ class Statistics(NamedTuple):
     @classmethod
     def zeros(cls, n: int) -> "Statistics":
         """Of n latents that have not fired yet."""
-        return cls(*(np.zeros(n, np.int64) for _ in range(5)), np.zeros(n, np.float32))
+        fires, sentences, tests, high, low = (np.zeros(n, np.int64) for _ in range(5))
+        return cls(fires, sentences, tests, high, low, np.zeros(n, np.float32))
 
     @property
     def mean(self) -> NDArray[np.float64]:

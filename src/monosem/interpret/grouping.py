@@ -14,6 +14,7 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 
 from monosem.interpret.lexical import Example, Lexicon
+from monosem.interpret.ngrams import Ints
 
 WINDOW = 8  # words on either side of the firing token
 TELLING = 5  # words that describe a group
@@ -82,7 +83,7 @@ def _centre(lexicon: Lexicon, example: Example) -> int:
     return unit if unit >= 0 else int(min(first + (token - index.token_offsets[example.sentence]), stop - 1))
 
 
-def _vectors(lexicon: Lexicon, centres: Sequence[int]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def _vectors(lexicon: Lexicon, centres: Sequence[int] | Ints) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """[centres, words] vectors of length 1 of the words around units, and the terms of their columns."""
     index = lexicon.index
     sentence = np.searchsorted(index.unit_offsets, centres, side="right") - 1

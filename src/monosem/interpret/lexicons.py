@@ -58,7 +58,7 @@ def batches(run: Run, aggregations: Sequence[str]) -> Iterator[Batch]:
     for start in range(0, n, LATENTS_AT_ONCE):
         latents = np.arange(start, min(start + LATENTS_AT_ONCE, n))
         rows = tables.read_sorted(folder / tables.EXAMPLES, "latent", latents)
-        rows = rows.filter(pc.is_in(rows["aggregation"], pa.array(aggregations)))
+        rows = rows.filter(pc.field("aggregation").isin(list(aggregations)))
         if lexicon is None or not together:
             shown = pq.read_table(folder / tables.SENTENCES) if together else _shown(run, rows)
             lexicon, place = _lexicon(run, corpus, shown)

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csc_array
 
 from monosem.interpret.codes import Codes, StoredCodes
 from monosem.interpret.draws import is_test, pool_order
@@ -53,7 +52,8 @@ class Pool:
         self._fires = np.zeros((n, -(-len(sentence) // 8)), dtype=np.uint8)
         self._places = np.argsort(sentence)
         self._pairs = [np.zeros(0, np.int64)]  # of token and place, until all are there
-        self._holds = csc_array((0, 0))
+        self._offsets, self._holders = np.zeros(1, np.int64), np.zeros(0, np.int64)
+        """Places of the sentences that hold token t: `_holders[_offsets[t]:_offsets[t + 1]]`."""
 
     @classmethod
     def load(cls, codes: StoredCodes, size: int, test_fraction: float, seed: int) -> tuple["Pool", "Pool"]:
@@ -83,11 +83,9 @@ class Pool:
 
     def _settled(self) -> "Pool":
         """This pool, once all its sentences are there."""
-        pairs = np.concatenate(self._pairs)
-        token, place = pairs >> 32, pairs & 0xFFFFFFFF
-        shape = (len(self.sentence), 1 + int(token.max(initial=0)))
-        self._holds = csc_array((np.ones(len(pairs), dtype=bool), (place, token)), shape=shape)
-        self._holds.sort_indices()
+        pairs = np.sort(np.concatenate(self._pairs))
+        token, self._holders = pairs >> 32, pairs & 0xFFFFFFFF
+        self._offsets = np.searchsorted(token, np.arange(2 + int(token.max(initial=0))))
         return self
 
     def negatives(self, latent: int, own: Tokens, most: int) -> tuple[Negatives, Negatives]:
@@ -105,9 +103,9 @@ class Pool:
     def _share(self, own: Tokens) -> NDArray[np.float64]:
         """[P]: how much of the tokens each sentence holds; a rare one counts more."""
         size = len(self.sentence)
-        known = own.token < self._holds.shape[1]
-        bounds = zip(self._holds.indptr[own.token[known]], self._holds.indptr[own.token[known] + 1], strict=True)
-        holders = [self._holds.indices[start:stop] for start, stop in bounds]
+        known = own.token < len(self._offsets) - 1
+        bounds = zip(self._offsets[own.token[known]], self._offsets[own.token[known] + 1], strict=True)
+        holders = [self._holders[start:stop] for start, stop in bounds]
         weight = own.weight[known] * np.array([np.log((1 + size) / (1 + len(places))) for places in holders])
         share = np.zeros(size)
         for places, part in zip(holders, weight / max(weight.sum(), 1e-30), strict=True):

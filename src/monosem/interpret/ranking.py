@@ -154,7 +154,7 @@ def _best_first(latent: NDArray[np.int32], score: NDArray[np.float32]) -> NDArra
     return by_score[torch.sort(torch.from_numpy(latent)[by_score], stable=True).indices].numpy()
 
 
-def highest(values: NDArray[np.floating], most: int) -> NDArray[np.int64]:
+def highest(values: NDArray[np.floating | np.integer], most: int) -> NDArray[np.int64]:
     """Places of the `most` highest values above 0, highest first; of equal ones the first."""
     found = np.flatnonzero(values > 0)
     if len(found) > most > 0:

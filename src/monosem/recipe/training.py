@@ -143,6 +143,9 @@ class TrainRecipe(Section):
     """Checkpoints kept; older ones are deleted."""
     workers: int = Field(default=2, ge=0, json_schema_extra=OPERATIONAL)
     """Threads that read ahead."""
+    mesh: tuple[Count, Count] | None = Field(default=None, json_schema_extra=OPERATIONAL)
+    """Of several ranks, `[data, latent]`: how many see parts of a batch, and how many of those share out the latents.
+    None: all share out the latents. The result is the same but for rounding."""
     device: str = Field(default="auto", json_schema_extra=OPERATIONAL)
     """`auto`, `cpu`, `cuda`, `cuda:1`."""
     wandb: Literal["off", "offline", "online"] = Field(default="off", json_schema_extra=OPERATIONAL)

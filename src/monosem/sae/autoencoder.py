@@ -15,6 +15,7 @@ from monosem.errors import SaeError
 from monosem.kernels import Pattern, Workspace, choose
 from monosem.sae.codes import Codes, padded
 from monosem.sae.config import Normalisation, SaeConfig
+from monosem.sae.exchange import ALONE, Exchange
 from monosem.sae.initialise import Statistics, block_orthogonal
 from monosem.sae.sparsity import Encoder, Selection, exceeded, make_sparsity
 
@@ -23,6 +24,8 @@ __all__ = ["Autoencoder", "Normalisation", "Rebuilt", "Reconstruction", "SaeConf
 LAYER_EPS = 1e-6
 START_ROWS = 256
 SMALLEST_START = 1e-3
+BY_LATENT = ("W_enc", "b_enc", "W_dec", "log_threshold")
+"""Parameters with one row for each latent."""
 
 
 class Reconstruction(NamedTuple):
@@ -39,7 +42,7 @@ class Rebuilt(NamedTuple):
     x_hat: Tensor
     """[B, d_out] float32, raw units."""
     active: int
-    """Active entries of all codes."""
+    """Active entries of all codes; of those this process has, where latents are spread over several."""
 
 
 class Standardised(NamedTuple):
@@ -83,6 +86,8 @@ class Autoencoder(nn.Module):
             activations; with `dataset`, zero is the store's mean). None: zero.
         target: statistics of a transcoder's target, which is brought to E|x|^2 = d_out unless normalisation is `none`:
             with `layer` too, because a vector's own mean and std are not known where it is to be predicted.
+        exchange: with other processes, each of which holds some of the latents: `config` says what all are together,
+            the parameters have the rows of this one's. `reconstruct` and training then are calls of all of them.
 
     Raises:
         SaeError: statistics are missing or not wanted, or they or b_pre have another width.
@@ -103,22 +108,24 @@ class Autoencoder(nn.Module):
         encoder_norm: float = 1.0,
         threshold: float | None = 0.1,
         target: Statistics | None = None,
+        exchange: Exchange = ALONE,
     ) -> None:
         super().__init__()
         _check_statistics(config, statistics, b_pre, target)
-        self.config = config
-        self.sparsity = make_sparsity(config.sparsity, config.k)
-        dictionary = _dictionary(config.n, config.d, generator)
+        self.config, self.exchange = config, exchange
+        self.sparsity = make_sparsity(config.sparsity, config.k, exchange=exchange)
+        own = exchange.latents(config.n)
+        dictionary = _dictionary(config.n, config.d, generator, own)
         self.W_enc = nn.Parameter(dictionary * encoder_norm)
-        self.b_enc = nn.Parameter(torch.zeros(config.n))
+        self.b_enc = nn.Parameter(torch.zeros(len(own)))
         if config.transcodes:
-            dictionary = _dictionary(config.n, config.width_out, generator)
+            dictionary = _dictionary(config.n, config.width_out, generator, own)
         self.W_dec = nn.Parameter(dictionary)
         self.b_pre = nn.Parameter(torch.zeros(config.d) if b_pre is None else b_pre.detach().float().clone())
         self.log_threshold = None
         if config.sparsity == "jumprelu":
             self.log_threshold = nn.Parameter(
-                torch.full((config.n,), torch.nan if threshold is None else threshold).log()
+                torch.full((len(own),), torch.nan if threshold is None else threshold).log()
             )
         self.b_dec = nn.Parameter(torch.zeros(config.width_out)) if config.transcodes else None
         # zero at the start, as in Paulo et al. (2025), arXiv 2501.18823: the skip takes what is linear from there on
@@ -186,7 +193,7 @@ class Autoencoder(nn.Module):
         """`decode(encode(x, exact=False), x)`, for when nobody looks at the codes."""
         z, mean, std = self.normalise(x)
         selection, values = self._active(z, exact=False)
-        output = choose(z.device).decode(values, selection.pattern, self.W_dec)
+        output = self.exchange.add_up(choose(z.device).decode(values, selection.pattern, self.W_dec))()
         return Rebuilt(self._denormalised(output, z, mean, std), int((values != 0).sum()))
 
     def like(self, generator: torch.Generator | None = None) -> "Autoencoder":
@@ -197,7 +204,8 @@ class Autoencoder(nn.Module):
         statistics = Statistics(self.mean, float(self.scale)) if self.config.normalisation == "dataset" else None
         units = self.output
         target = Statistics(units.mean, float(units.scale)) if self.config.normalised_target else None
-        other = Autoencoder(self.config, generator, statistics, target=target).to(self.W_enc.device)
+        other = Autoencoder(self.config, generator, statistics, target=target, exchange=self.exchange)
+        other = other.to(self.W_enc.device)
         if generator is None and other.threshold is not None and self.threshold is not None:
             other.threshold.copy_(self.threshold)
         return other
@@ -223,9 +231,10 @@ class Autoencoder(nn.Module):
         """
         if self.log_threshold is None or not bool(self.log_threshold.isnan().any()):
             return
-        rows = min(START_ROWS, len(z))
-        sample = z[torch.arange(rows, device=z.device) * len(z) // rows]
-        self.log_threshold.fill_(max(exceeded(sample, self.encoder(), self.config.k), SMALLEST_START)).log_()
+        rows = min(START_ROWS, self.exchange.whole(len(z)))
+        sample = z[self.exchange.evenly(rows, len(z), z.device)]
+        start = exceeded(sample, self.encoder(), self.config.k, self.exchange)
+        self.log_threshold.fill_(max(start, SMALLEST_START)).log_()
 
     def encoder(self) -> Encoder:
         """The encoder's weights outside autograd, thresholds as they are compared with."""
@@ -309,8 +318,8 @@ class Autoencoder(nn.Module):
         return y * std + mean
 
 
-def _dictionary(n: int, d: int, generator: torch.Generator | None) -> Tensor:
-    return torch.empty(n, d) if generator is None else block_orthogonal(n, d, generator)
+def _dictionary(n: int, d: int, generator: torch.Generator | None, own: range) -> Tensor:
+    return torch.empty(len(own), d) if generator is None else block_orthogonal(n, d, generator, own)
 
 
 def _check_statistics(

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from monosem.atomic import atomic_folder
 from monosem.errors import SaeError
-from monosem.sae.autoencoder import Autoencoder
+from monosem.sae.autoencoder import BY_LATENT, Autoencoder
 from monosem.sae.config import SaeConfig
+from monosem.sae.exchange import ALONE, Exchange
 from monosem.sae.initialise import Statistics
 
 SCHEMA = 1
@@ -38,38 +39,50 @@ def save(sae: Autoencoder, folder: Path, metadata: Mapping[str, Any] | None = No
         del tensors["mean"], tensors["scale"]
     if sae.config.transcodes and not sae.config.normalised_target:
         del tensors["target_mean"], tensors["target_scale"]
-    shape = dataclasses.asdict(sae.config)
-    config = {
-        "schema_version": SCHEMA,
-        "config": {key: value for key, value in shape.items() if sae.config.transcodes or key not in TRANSCODER_KEYS},
-        "metadata": dict(metadata or {}),
-    }
     folder.parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(folder) as temporary:
         save_file(tensors, temporary / WEIGHTS)
-        (temporary / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        write_config(sae.config, temporary, metadata)
 
 
-def load(folder: Path, device: str | torch.device = "cpu") -> Autoencoder:
+def write_config(config: SaeConfig, folder: Path, metadata: Mapping[str, Any] | None = None) -> None:
+    """Write the configuration of an SAE into `folder`."""
+    shape = dataclasses.asdict(config)
+    content = {
+        "schema_version": SCHEMA,
+        "config": {key: value for key, value in shape.items() if config.transcodes or key not in TRANSCODER_KEYS},
+        "metadata": dict(metadata or {}),
+    }
+    (folder / CONFIG).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def load(folder: Path, device: str | torch.device = "cpu", exchange: Exchange = ALONE) -> Autoencoder:
     """Read an SAE that `save` wrote.
+
+    Args:
+        exchange: with the processes that hold the other latents; only this one's are read.
 
     Raises:
         SaeError: a file is missing or damaged, or a key or shape is not what the configuration says.
     """
     config = read_config(folder)
-    tensors = _read_tensors(folder / WEIGHTS, config)
+    return assembled(config, _read_tensors(folder / WEIGHTS, config, exchange), exchange).to(device)
+
+
+def assembled(config: SaeConfig, tensors: dict[str, Tensor], exchange: Exchange = ALONE) -> Autoencoder:
+    """The SAE that these tensors make, which are named as in its file."""
     statistics = None
     if config.normalisation == "dataset":
-        statistics = Statistics(tensors.pop("mean"), float(tensors.pop("scale")))
+        statistics = Statistics(tensors["mean"], float(tensors["scale"]))
     target = None
     if config.normalised_target:
-        target = Statistics(tensors.pop("target_mean"), float(tensors.pop("target_scale")))
-    sae = Autoencoder(config, statistics=statistics, b_pre=tensors["b_pre"], target=target)
+        target = Statistics(tensors["target_mean"], float(tensors["target_scale"]))
+    sae = Autoencoder(config, statistics=statistics, b_pre=tensors["b_pre"], target=target, exchange=exchange)
     with torch.no_grad():
         for name in ("W_enc", "b_enc", "W_dec", *OPTIONAL):
             if name in tensors:
                 getattr(sae, name).copy_(tensors[name])
-    return sae.to(device)
+    return sae
 
 
 def read_config(folder: Path) -> SaeConfig:
@@ -101,6 +114,14 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     return dict(_read_json(folder / CONFIG).get("metadata", {}))
 
 
+def own_rows(file: Any, name: str, n: int, exchange: Exchange, by_latent: bool) -> Tensor:
+    """A tensor of an open safetensors file; of one that is `by_latent`, the rows of this process's latents."""
+    if exchange.alone or not by_latent:
+        return file.get_tensor(name)
+    own = exchange.latents(n)
+    return file.get_slice(name)[own.start : own.stop]
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -113,7 +134,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _read_tensors(path: Path, config: SaeConfig) -> dict[str, Tensor]:
+def _read_tensors(path: Path, config: SaeConfig, exchange: Exchange) -> dict[str, Tensor]:
     shapes = _shapes(config)
     tensors = {}
     try:
@@ -122,9 +143,10 @@ def _read_tensors(path: Path, config: SaeConfig) -> dict[str, Tensor]:
             if missing:
                 raise SaeError(f"{path}: key {min(missing)!r} is missing, expected shape {shapes[min(missing)]}")
             for name, shape in shapes.items():
-                tensors[name] = file.get_tensor(name)
-                if list(tensors[name].shape) != shape:
-                    raise SaeError(f"{path}: key {name!r} has shape {list(tensors[name].shape)}, expected {shape}")
+                found = file.get_slice(name).get_shape()
+                if found != shape:
+                    raise SaeError(f"{path}: key {name!r} has shape {found}, expected {shape}")
+                tensors[name] = own_rows(file, name, config.n, exchange, name in BY_LATENT)
     except FileNotFoundError:
         raise SaeError(f"{path}: no such file; give the folder of an SAE, with {CONFIG} and {WEIGHTS}") from None
     except SafetensorError as error:

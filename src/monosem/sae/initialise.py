@@ -21,16 +21,22 @@ def dataset_statistics(mean: Tensor, variance: Tensor) -> Statistics:
     return Statistics(mean.float(), (len(mean) / total) ** 0.5 if total > 0 else 1.0)
 
 
-def block_orthogonal(n: int, d: int, generator: torch.Generator) -> Tensor:
+def block_orthogonal(n: int, d: int, generator: torch.Generator, only: range | None = None) -> Tensor:
     """[n, d] float32 unit rows, orthogonal to each other within every block of d rows.
+
+    Args:
+        only: the rows that are wanted; what is drawn for the others is not worked out.
 
     Each block is uniform over the orthogonal matrices (Mezzadri, 2007, section 5: the signs of R's diagonal).
     """
+    only = only or range(n)
     blocks = []
-    for _ in range(0, n, d):
-        q, r = torch.linalg.qr(torch.randn(d, d, generator=generator))
-        blocks.append((q * r.diagonal().sign()).T)
-    rows = torch.cat(blocks)[:n]
+    for first in range(0, n, d):
+        drawn = torch.randn(d, d, generator=generator)
+        if first < only.stop and first + d > only.start:
+            q, r = torch.linalg.qr(drawn)
+            blocks.append((q * r.diagonal().sign()).T[max(0, only.start - first) : only.stop - first])
+    rows = torch.cat(blocks)
     return rows / rows.norm(dim=1, keepdim=True)
 
 

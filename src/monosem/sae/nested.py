@@ -14,6 +14,7 @@ from torch import Tensor
 
 from monosem.errors import SaeError
 from monosem.kernels import Pattern
+from monosem.sae.exchange import ALONE, Exchange
 
 
 @dataclass(frozen=True)
@@ -62,17 +63,26 @@ class Nested:
         """G."""
         return len(self.sizes)
 
-    def group(self, pattern: Pattern, values: Tensor) -> Tensor:
+    def group(self, pattern: Pattern, values: Tensor, exchange: Exchange = ALONE) -> Tensor:
         """[nnz] int64: the first reconstruction that each entry takes part in."""
         borders = torch.tensor(self.sizes[:-1], device=values.device)
         if self.by == "latent":
-            return torch.searchsorted(borders, pattern.indices, right=True)
+            return torch.searchsorted(borders, pattern.indices + exchange.latent.rank * pattern.n, right=True)
         row = pattern.row_of_entry()
         strongest = torch.argsort(values.abs(), descending=True, stable=True)
         order = strongest[torch.argsort(row[strongest], stable=True)]
         rank = torch.empty_like(order)
         rank[order] = torch.arange(len(order), device=order.device) - pattern.offsets[row[order]]
-        return torch.searchsorted(borders, rank, right=True)
+        if exchange.latent.ranks == 1:
+            return torch.searchsorted(borders, rank, right=True)
+        # of a vector's codes the other latent ranks hold some: of each number of codes, so many are found here
+        width = min(self.sizes[-1], pattern.n)
+        strengths = values.new_full((pattern.rows, width), -torch.inf)
+        strengths[row, rank] = values.abs()
+        group = torch.zeros_like(rank)
+        for size in self.sizes[:-1]:
+            group += rank >= exchange.kept(strengths, size, width)[row]
+        return group
 
 
 class Regrouped(NamedTuple):

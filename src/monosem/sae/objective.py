@@ -14,7 +14,8 @@ from torch import Tensor
 
 from monosem.kernels import ByLatent, DenseRows, Kernels, Pattern, Workspace
 from monosem.sae.autoencoder import Autoencoder
-from monosem.sae.losses import AuxGradients, AuxK, Weights, auxk, squared_sum
+from monosem.sae.exchange import Exchange
+from monosem.sae.losses import AuxK, Revival, Weights, squared_sum
 from monosem.sae.nested import Nested, regroup
 from monosem.sae.penalties import Penalty, penalise, penalise_silent
 from monosem.sae.sparsity import Encoder, Selection, Sparsity
@@ -79,10 +80,16 @@ class Losses(NamedTuple):
     """Squared error."""
     further: float = 0.0
     """The term measured elsewhere; 0 when there is none."""
+    active: float = 0.0
+    """Active entries."""
 
 
 class Gradients(NamedTuple):
-    """The losses of a batch or part of one, and their gradients; the two matrices' as codes and vectors."""
+    """The losses of a batch or part of one, and their gradients; the two matrices' as codes and vectors.
+
+    Where several processes share a batch the losses are of all of them, and the gradients add up over the data ranks;
+    so do those of parameters that are not of single latents, over all processes.
+    """
 
     losses: Losses
     fired: Tensor
@@ -135,35 +142,42 @@ def gradients(
 ) -> Gradients:
     """All terms of the loss on one batch, with their gradients.
 
+    Called by all processes of the SAE's exchange together, each with its own activations and latents.
+
     Args:
         sparsity: the SAE's, or one with another k while that is annealed.
         dead: [n_dead] int64, ascending: the latents that AuxK revives.
         penalty_coefficient: of this step.
         workspace: its buffers hold parts of the result until the next call.
     """
-    encoder, w_dec, z = sae.encoder(), sae.W_dec.detach(), batch.z
+    encoder, w_dec, z, exchange = sae.encoder(), sae.W_dec.detach(), batch.z, sae.exchange
     selection = sparsity.candidates(kernels, z, encoder, workspace, exact=objective.exact)
     values = sparsity.activate(selection, encoder)
-    codes = _grouped(objective.nested, selection, values)
+    codes = _grouped(objective.nested, selection, values, exchange)
     selection, values = codes.selection, codes.values
     latents = selection.pattern.indices
 
     decoded = _decoded(selection.pattern, values)
-    partial = kernels.decode(decoded.values, decoded.pattern, w_dec)
-    output = _errors(partial, _left_to_codes(sae, batch, workspace), objective.nested)
+    partial = exchange.add_up(kernels.decode(decoded.values, decoded.pattern, w_dec))
     with kernels.dense_products(exact=objective.exact):
-        aux = _auxk(sae, objective.aux, batch, output.main, dead, sparsity.signed, kernels, workspace)
+        revival = _revival(sae, objective.aux, batch, dead, kernels, workspace, signed=sparsity.signed)
+    output = _errors(partial(), _left_to_codes(sae, batch, workspace), objective.nested)
+    if revival is not None:
+        with kernels.dense_products(exact=objective.exact):
+            revival.decode(output.main)
     main, nested = _squared(output, objective.nested)
     further = None if batch.further is None else batch.further(output.main, main / batch.variance)
     d_output = _d_output(output.all, batch.variance, objective.nested, further)
     by_latent = kernels.by_latent(selection.pattern)
     d_values, dec_gradient = kernels.code_gradients(values, selection.pattern, by_latent, d_output, w_dec, workspace)
+    with kernels.dense_products(exact=objective.exact):
+        aux = None if revival is None else revival.gradients(objective.aux.coefficient, batch.variance)
 
     norms = w_dec.norm(dim=1) if objective.free_norms else None
     penalty, d_active, d_norms = 0.0, 0.0, None
     if objective.penalty is not None:
         coefficient = penalty_coefficient * (batch.share if objective.penalty.kind == "l0" else 1.0)
-        term = penalise(objective.penalty, coefficient, len(z), (latents, values), norms, batch.variance)
+        term = penalise(objective.penalty, coefficient, len(z), (latents, values), norms, batch.variance, exchange)
         penalty, d_active, d_norms = term.loss, term.active, term.norms
         d_values = d_values if term.values is None else d_values.add_(term.values)
     d_pre, d_threshold = sparsity.backward(selection, encoder, values, d_values, d_active)
@@ -183,9 +197,17 @@ def gradients(
 
     whole = decoded.pattern is selection.pattern
     fired = ((values != 0) & codes.main).nonzero().squeeze(1)
-    aux_loss, further_loss = 0.0 if aux is None else aux.loss, 0.0 if further is None else further.loss
+    losses = Losses(
+        main=main / batch.variance,
+        nested=nested / batch.variance,
+        aux=0.0 if aux is None else aux.loss,
+        penalty=penalty,
+        squared=main,
+        further=0.0 if further is None else further.loss,
+        active=len(fired),
+    )
     return Gradients(
-        losses=Losses(main / batch.variance, nested / batch.variance, aux_loss, penalty, main, further_loss),
+        losses=_over_all(losses, exchange),
         fired=latents[fired],
         fired_values=values[fired],
         pattern=selection.pattern,
@@ -228,10 +250,10 @@ def _decoded(pattern: Pattern, values: Tensor) -> _Decoded:
     return _Decoded(pattern.kept(active), values[active])
 
 
-def _grouped(nested: Nested | None, selection: Selection, values: Tensor) -> _Grouped:
+def _grouped(nested: Nested | None, selection: Selection, values: Tensor, exchange: Exchange) -> _Grouped:
     if nested is None:
         return _Grouped(selection, values, values.new_ones((), dtype=torch.bool))
-    group = nested.group(selection.pattern, values)
+    group = nested.group(selection.pattern, values, exchange)
     pattern, order = regroup(selection.pattern, group, nested.count)
     return _Grouped(Selection(pattern, selection.pre[order]), values[order], group[order] <= nested.main)
 
@@ -288,27 +310,38 @@ def _d_output(errors: Tensor, variance: float, nested: Nested | None, further: T
     return errors
 
 
-def _auxk(
+def _revival(
     sae: Autoencoder,
     aux: AuxK,
     batch: Batch,
-    error: Tensor,
     dead: Tensor,
-    signed: bool,
     kernels: Kernels,
     workspace: Workspace,
-) -> AuxGradients | None:
-    plan = aux.plan(len(dead), sae.config.n, len(batch.z))
+    *,
+    signed: bool,
+) -> Revival | None:
+    exchange = sae.exchange
+    spread = exchange.each(len(dead))
+    plan = aux.plan(sum(spread), sae.config.n, exchange.whole(len(batch.z)))
     if plan is None:
         return None
     weights = Weights(sae.W_enc.detach(), sae.b_enc.detach(), sae.W_dec.detach())
-    return auxk(batch.z, error, weights, dead, plan, aux.coefficient, batch.variance, kernels, workspace, signed=signed)
+    most = None if exchange.latent.ranks == 1 else max(spread)
+    return Revival(batch.z, weights, dead, plan, kernels, workspace, signed=signed, exchange=exchange, most=most)
+
+
+def _over_all(losses: Losses, exchange: Exchange) -> Losses:
+    """The losses of all processes: what latent ranks know alike counts once, the rest adds up."""
+    own = losses if exchange.first else Losses(0.0, 0.0, 0.0, losses.penalty, 0.0, 0.0, losses.active)
+    return Losses(*exchange.total(own))
 
 
 def _vectors(
     sae: Autoencoder, encoder: Encoder, b_enc: Tensor, d_output: Tensor, d_threshold: Tensor | None, z: Tensor
 ) -> dict[str, Tensor]:
-    own = d_output[: len(z)]  # the first rows hold the gradients of every reconstruction
+    # the first rows hold the gradients of every reconstruction; all latent ranks know them alike, and only one counts
+    z = z[: len(z) if sae.exchange.first else 0]
+    own = d_output[: len(z)]
     added, taken = own.sum(0), b_enc @ encoder.weight
     if sae.b_dec is None:
         # b_pre is added to every reconstruction and taken from every input

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from monosem.kernels import sums_at
+from monosem.sae.exchange import ALONE, Exchange
 
 PenaltyName = Literal["l1", "tanh", "l0"]
 
@@ -60,8 +61,9 @@ def penalise(
     codes: tuple[Tensor, Tensor],
     norms: Tensor | None,
     variance: float,
+    exchange: Exchange = ALONE,
 ) -> PenaltyGradients:
-    """The penalty of one batch.
+    """The penalty of one batch: of many processes each gives its part, and they add up.
 
     Args:
         batch: B, activations.
@@ -71,9 +73,10 @@ def penalise(
     """
     latents, values = codes
     if penalty.kind == "l0":
-        excess = int((values != 0).sum()) / (batch * penalty.target) - 1
-        slope = 2 * coefficient * excess / (batch * penalty.target)
-        return PenaltyGradients(coefficient * excess**2, None, slope, None)
+        wanted = exchange.whole(batch) * penalty.target
+        excess = exchange.total([int((values != 0).sum())])[0] / wanted - 1
+        slope = 2 * coefficient * excess / wanted
+        return PenaltyGradients(coefficient * excess**2 if exchange.lead else 0.0, None, slope, None)
     factor = coefficient / variance
     norm = values.new_ones(()) if norms is None else norms[latents]
     if penalty.kind == "l1":

@@ -70,6 +70,7 @@ class Loader:
         workers: int = 2,
         cursor: Cursor | None = None,
         target: Path | None = None,
+        only: range | None = None,
     ) -> None:
         """Open a `batches` folder and check its shards.
 
@@ -78,6 +79,8 @@ class Loader:
             workers: threads that read ahead. 0: read when asked.
             cursor: where to begin. None: at the beginning.
             target: the `batches` folder of another hook point, whose rows come as the targets.
+            only: the rows of every batch that are read, where other processes read the others; cursors are those of
+                whole batches. None: all.
 
         Raises:
             StoreError: the stage is not complete, a shard is missing or damaged, or the two folders do not pair.
@@ -87,7 +90,7 @@ class Loader:
         # a shard of the cache takes room on the disk as long as it is open
         most = FAR_OPEN_FILES if any(is_far(place.own) for place in self._places) else OPEN_FILES
         self._open = lru_cache(most)(lambda number: PairedFile(self._places[number]))
-        self._batch, self._seed, self._workers = batch, seed, workers
+        self._batch, self._seed, self._workers, self._only = batch, seed, workers, only or range(batch)
         cursor = cursor or Cursor()
         self._batches = self._read_ahead(cursor)
         first = self._open(self._shard_at(cursor.epoch, cursor.shard))
@@ -112,7 +115,7 @@ class Loader:
     def _read_ahead(self, cursor: Cursor) -> Generator[Batch]:
         """Batches from `cursor` on."""
         pinned = torch.cuda.is_available()
-        buffers = [self._empty(self._batch, pinned=pinned) for _ in range(self._workers + 2)]
+        buffers = [self._empty(len(self._only), pinned=pinned) for _ in range(self._workers + 2)]
         plan = self._plan(cursor)
         if not self._workers:
             for following, pieces in plan:
@@ -147,7 +150,7 @@ class Loader:
                 piece, cursor = self._next_piece(cursor, missing)
                 pieces.append(piece)
                 missing -= piece.rows
-            yield cursor, pieces
+            yield cursor, _within(pieces, self._only)
 
     def _next_piece(self, cursor: Cursor, most: int) -> tuple[Piece, Cursor]:
         """The rest of the cursor's block, or `most` rows of it; and the place behind."""
@@ -192,6 +195,17 @@ def validation(folder: Path, batch: int, limit: int | None = None, target: Path 
         StoreError: as `Loader`.
     """
     return in_order(open_pairs(folder, "validation-", target), batch, limit)
+
+
+def _within(pieces: list[Piece], rows: range) -> list[Piece]:
+    """What of `pieces`, laid end to end, falls into `rows`."""
+    kept, place = [], 0
+    for shard, start, count in pieces:
+        first, last = max(rows.start - place, 0), min(rows.stop - place, count)
+        if first < last:
+            kept.append(Piece(shard, start + first, last - first))
+        place += count
+    return kept
 
 
 @lru_cache(maxsize=16)

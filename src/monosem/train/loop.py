@@ -19,6 +19,8 @@ from monosem.recipe import Recipe
 from monosem.run import Run, Stage
 from monosem.store import prepare
 from monosem.store.loader import Batch
+from monosem.train.lockstep import Wish
+from monosem.train.parallel import exchange_of, mesh_of
 from monosem.train.settings import seed_of
 from monosem.train.source import Source
 from monosem.train.stored import Stored
@@ -43,8 +45,18 @@ def open_stage(run: Run) -> Stage:
     return run.stage(run.folder("sae"), part, _batches(run))
 
 
+def check(run: Run, verbs: Sequence[str], _redo: str | None) -> None:
+    """Whether the ranks that were started can train together.
+
+    Raises:
+        RecipeError: as `parallel.mesh_of`.
+    """
+    if "train" in verbs:
+        mesh_of(run.recipe, run.ranks.world)
+
+
 def make(run: Run, source: Source) -> Stage:
-    """Train the SAE, or go on from the last checkpoint.
+    """Train the SAE, or go on from the last checkpoint; all ranks of the run call this.
 
     Raises:
         TrainingError: the loss is not finite, or there is too little data.
@@ -52,8 +64,8 @@ def make(run: Run, source: Source) -> Stage:
     stage = open_stage(run)
     if stage.complete:
         return stage
-    stage.begin()
-    trainer = Trainer(run, stage, source)
+    stage.begin(run.ranks)
+    trainer = Trainer(run, stage, source, exchange=exchange_of(run.recipe, run.ranks))
     try:
         drive([trainer], source)
         trainer.finish()
@@ -114,8 +126,13 @@ def drive(trainers: Sequence[Trainer], source: Source, dropped: Dropped | None =
     total, begun = max(t.plan.total_steps for t in trainers), furthest_back.state.step
     verb = f"going on after step {begun:,}" if begun else "training"
     progress.note(f"  {verb}: {total:,} steps over {source.rows:,} activations")
-    bar = progress.progress("train", total, "steps", begun)
-    with contextlib.closing(source.feed(furthest_back.cursor)) as feed, stop_signals() as stopped, bar as advance:
+    bar, stop = progress.progress("train", total, "steps", begun), Wish(trainers[0].exchange)
+    with (
+        contextlib.closing(furthest_back.feed()) as feed,
+        contextlib.closing(stop),
+        stop_signals() as stopped,
+        bar as advance,
+    ):
         for step in range(begun, total):
             if not going:
                 break
@@ -129,10 +146,10 @@ def drive(trainers: Sequence[Trainer], source: Source, dropped: Dropped | None =
                     _train(trainer, batch, standardised[how], dropped)
             going = [trainer for trainer in going if not trainer.done]
             advance(1)
-            if stopped:
+            if signalled := stop.heard(stopped[0] if stopped else 0):
                 for trainer in going:
                     trainer.save()
-                name = signal.Signals(stopped[0]).name
+                name = signal.Signals(signalled).name
                 progress.note(f"  stopped by {name}; checkpoint at step {step + 1:,}")
                 raise KeyboardInterrupt
 

@@ -37,21 +37,26 @@ def resample(step: TrainStep, batches: Iterable[Sample], generator: torch.Genera
         generator: decides the draw.
     """
     dead = step.dead.dead()
-    if not len(dead):
+    weights, exchange = step.updater.weights, step.sae.exchange
+    spread = exchange.each(len(dead))
+    if not sum(spread):
         return 0
-    _, rows, targets = _draw(step, batches, len(dead), generator)
+    drawn = _draw(step, batches, sum(spread), generator)
+    before = sum(spread[: exchange.latent.rank])
+    rows, targets = (column[before : before + len(dead)] for column in (drawn.rows, drawn.targets))
     dead = dead[: len(rows)]
-    weights, sae = step.updater.weights, step.sae
-    live = torch.ones(sae.config.n, dtype=torch.bool, device=dead.device)
+    live = torch.ones_like(weights["b_enc"], dtype=torch.bool)
     live[dead] = False
-    norm = weights["W_enc"][live].norm(dim=1).mean() if bool(live.any()) else weights["W_enc"].norm(dim=1).mean()
+    live = exchange.gather_latents(live)
+    norms = exchange.gather_latents(weights["W_enc"].norm(dim=1))
+    norm = norms[live].mean() if bool(live.any()) else norms.mean()
     start = {
         "W_dec": _directions(targets),
         "W_enc": ENCODER_SHARE * norm * _directions(rows),
         "b_enc": torch.zeros_like(rows[:, 0]),
     }
     if "log_threshold" in weights:
-        start["log_threshold"] = weights["log_threshold"][live].median().expand(len(dead))
+        start["log_threshold"] = exchange.gather_latents(weights["log_threshold"])[live].median().expand(len(dead))
     for name, value in start.items():
         weights[name][dead] = value
         for moment in step.updater.moments[name]:
@@ -59,7 +64,7 @@ def resample(step: TrainStep, batches: Iterable[Sample], generator: torch.Genera
         if step.average is not None:
             step.average.weights[name][dead] = value
     step.dead.silent_for[dead] = 0
-    return len(dead)
+    return len(drawn.keys)
 
 
 def _directions(rows: Tensor) -> Tensor:
@@ -69,10 +74,11 @@ def _directions(rows: Tensor) -> Tensor:
 def _draw(step: TrainStep, batches: Iterable[Sample], count: int, generator: torch.Generator) -> _Drawn:
     """`count` normalised activations, without replacement, weighted by the square of their loss.
 
-    The largest log(u) / weight win (Efraimidis and Spirakis, 2006, "Weighted random sampling with a reservoir").
+    Every data rank looks at a part of each batch. The largest log(u) / weight win (Efraimidis and Spirakis, 2006,
+    "Weighted random sampling with a reservoir").
     """
     sae, sparsity = step.sae, step.sae.sparsity
-    best = None
+    exchange, best = sae.exchange, None
     for batch in batches:
         z = sae.normalise(batch.x.to(sae.W_enc.device)).z
         target = z if sae.b_dec is None else sae.standardise_target(batch.target.to(sae.W_enc.device)) - sae.b_dec
@@ -81,14 +87,21 @@ def _draw(step: TrainStep, batches: Iterable[Sample], count: int, generator: tor
         kernels = choose(z.device)
         selection = sparsity.select(kernels, z, sae.encoder(), step.workspace, exact=False)
         values = sparsity.activate(selection, sae.encoder())
-        error = kernels.decode(values, selection.pattern, step.updater.weights["W_dec"]) - target
-        loss = error.square().sum(1).double()
-        uniform = torch.rand(len(z), generator=generator, dtype=torch.float64).to(z.device)
+        output = exchange.add_up(kernels.decode(values, selection.pattern, step.updater.weights["W_dec"]))()
+        loss = (output - target).square().sum(1).double()
+        uniform = torch.rand(exchange.whole(len(z)), generator=generator, dtype=torch.float64).to(z.device)
+        uniform = uniform[exchange.data.rank * len(z) :][: len(z)]
         fresh = _Drawn(uniform.log() / loss.square().clamp_min(1e-300), z, target)
         both = fresh if best is None else _Drawn(*map(torch.cat, zip(best, fresh, strict=True)))
-        kept = torch.topk(both.keys, min(count, len(both.keys))).indices
-        best = _Drawn(*(column[kept] for column in both))
+        best = _most_likely(both, count)
     if best is None:
         none = sae.W_enc.new_empty
         return _Drawn(none(0), none(0, sae.config.d), none(0, sae.config.width_out))
-    return best
+    if exchange.data.ranks == 1:
+        return best
+    return _most_likely(_Drawn(*map(exchange.gather_data, best)), count)
+
+
+def _most_likely(drawn: _Drawn, count: int) -> _Drawn:
+    kept = torch.topk(drawn.keys, min(count, len(drawn.keys))).indices
+    return _Drawn(*(column[kept] for column in drawn))

@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 from monosem.errors import TrainingError
+from monosem.ranks import Ranks
 from monosem.recipe import Recipe
 from monosem.sae.autoencoder import Autoencoder, SaeConfig
+from monosem.sae.exchange import ALONE, Exchange
 from monosem.sae.initialise import Statistics as Normalising
 from monosem.sae.initialise import dataset_statistics, geometric_median
 from monosem.sae.losses import AuxK
@@ -67,9 +69,9 @@ def order_seed_of(recipe: Recipe) -> int:
     return seed_of(recipe) if recipe.train.order_seed is None else recipe.train.order_seed
 
 
-def device_of(recipe: Recipe) -> torch.device:
-    """Where training runs."""
-    name = recipe.train.device
+def device_of(recipe: Recipe, ranks: Ranks | None = None) -> torch.device:
+    """Where training runs; each rank of a machine has a GPU of its own. ranks: None: this process alone."""
+    name = (ranks or Ranks()).device(recipe.train.device)
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
 
 
@@ -130,13 +132,16 @@ def _penalty(recipe: Recipe, steps: int) -> Penalty | None:
     )
 
 
-def new_sae(recipe: Recipe, known: Known, sample: Sample, target: Known | None = None) -> Autoencoder:
+def new_sae(
+    recipe: Recipe, known: Known, sample: Sample, target: Known | None = None, exchange: Exchange = ALONE
+) -> Autoencoder:
     """The untrained SAE of a recipe.
 
     Args:
         known: of the training set.
         sample: raw activations, for a geometric median that is not known.
         target: of what a transcoder shall make of them. None: an autoencoder.
+        exchange: with the processes that hold the other latents.
     """
     statistics = known.statistics
     config = SaeConfig(
@@ -162,6 +167,7 @@ def new_sae(recipe: Recipe, known: Known, sample: Sample, target: Known | None =
         encoder_norm=ENCODER_NORMS.get(config.sparsity, ENCODER_NORM) if norm is None else norm,
         threshold=recipe.sae.threshold,
         target=_normalising(target.statistics) if target is not None and config.normalised_target else None,
+        exchange=exchange,
     )
     with torch.no_grad():
         sae.b_pre.copy_(_centre(recipe, known, sample.x, lambda x: sae.standardise(x).y))

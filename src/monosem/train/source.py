@@ -53,8 +53,8 @@ class Source(Protocol):
         """Of what a transcoder shall make of it. None: an autoencoder is trained."""
         ...
 
-    def feed(self, cursor: Cursor) -> Feed:
-        """The batches from a place on."""
+    def feed(self, cursor: Cursor, only: range | None = None) -> Feed:
+        """The batches from a place on; `only`: the rows of each that are wanted, all where it is None."""
         ...
 
     def held_out(self) -> Iterable[Sample]:

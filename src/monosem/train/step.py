@@ -69,7 +69,7 @@ class StepResult(NamedTuple):
     grad_norm: float | None
     """Norm of all gradients before clipping; None when clipping is off."""
     fired: Tensor
-    """[E] int64: the active latent of every active entry, repeats and all."""
+    """[E] int64: the active latent of every active entry of the batch, repeats and all; of those this process holds."""
     fired_values: Tensor
     """[E] float32: their values."""
 
@@ -88,7 +88,7 @@ class TrainStep:
         free = settings.objective.free_norms
         self.updater = Updater(self.sae, settings.optim, self.workspace, free_norms=free)
         self.average = None if settings.ema is None else Average(self.updater.weights, settings.ema)
-        self.dead = DeadLatents(self.sae.config.n, settings.dead_window, self.sae.W_enc.device)
+        self.dead = DeadLatents(len(self.sae.b_enc), settings.dead_window, self.sae.W_enc.device)
         self._k = KSchedule(self.sae.config.k, settings.k_start, settings.k_steps)
 
     def step(self, x: Tensor, target: Tensor | None = None) -> StepResult:
@@ -108,6 +108,8 @@ class TrainStep:
     def step_normalised(self, z: Tensor, target: Tensor | None = None, further: Further | None = None) -> StepResult:
         """`step` on `z [B, d]` as `Autoencoder.normalise` gives it; `z` is left as it is.
 
+        All processes of the SAE's exchange make the step together, each with the activations of its data rank.
+
         Args:
             target: [B, d_out] as `Autoencoder.standardise_target` gives it. None: `z`, of an autoencoder.
             further: one more term of the loss; the batch is then computed all at once, whatever `micro_batch` says.
@@ -118,8 +120,8 @@ class TrainStep:
             self._begin(z)
         kernels = choose(z.device, z.dtype, z.shape[1])
         k, lr = self._k.at(self.steps), self.settings.optim.lr_at(self.steps)
-        sparsity = self._sparsity(k)
-        variance = max(total_variance(goal, self.workspace), torch.finfo(z.dtype).tiny)
+        sparsity, exchange = self._sparsity(k), self.sae.exchange
+        variance = max(total_variance(goal, self.workspace, exchange), torch.finfo(z.dtype).tiny)
         dead = self.dead.dead()
         optim = self.settings.optim
         adam = AdamSettings(lr, *optim.betas, optim.eps, optim.weight_decay, self.steps + 1)
@@ -133,7 +135,9 @@ class TrainStep:
             loss = self._total(losses)
             grad_norm = self.updater.apply_sums(kernels, adam)
         self.steps += 1
-        self.dead.update(fired, len(z))
+        batch, n_dead = exchange.whole(len(z)), sum(exchange.each(len(dead)))
+        fired, fired_values = exchange.gather_data(fired), exchange.gather_data(fired_values)
+        self.dead.update(fired, batch)
         self._follow(fired_values)
         return StepResult(
             loss=loss,
@@ -141,9 +145,9 @@ class TrainStep:
             aux=losses.aux,
             penalty=losses.penalty,
             further=losses.further,
-            mse=losses.squared / goal.numel(),
-            l0=len(fired) / len(z),
-            n_dead=len(dead),
+            mse=losses.squared / exchange.whole(goal.numel()),
+            l0=losses.active / batch,
+            n_dead=n_dead,
             k=k,
             lr=lr,
             grad_norm=grad_norm,
@@ -205,7 +209,7 @@ class TrainStep:
         """The SAE's own at this k; every k of a nested loss by rank is a prefix of the largest."""
         nested = self.settings.objective.nested
         most = max(k, *nested.sizes) if nested is not None and nested.by == "rank" else k
-        return make_sparsity(self.sae.config.sparsity, most, self.settings.bandwidth)
+        return make_sparsity(self.sae.config.sparsity, most, self.settings.bandwidth, self.sae.exchange)
 
     def _gradients(self, kernels: Kernels, sparsity: Sparsity, batch: Batch, dead: Tensor) -> Gradients:
         objective = self.settings.objective
@@ -220,9 +224,10 @@ class TrainStep:
         assert size is not None
         self.updater.drop()
         losses, fired, values = [], [], []
-        for z, target in zip(whole.z.split(size), whole.target.split(size), strict=True):
+        parts = list(zip(whole.z.split(size), whole.target.split(size), strict=True))
+        for number, (z, target) in enumerate(parts, 1):
             g = self._gradients(kernels, sparsity, Batch(z, target, whole.variance, len(z) / len(whole.z)), dead)
-            self.updater.add(kernels, g)
+            self.updater.add(kernels, g, last=number == len(parts))
             losses.append(g.losses)
             fired.append(g.fired)
             values.append(g.fired_values)
@@ -239,7 +244,10 @@ class TrainStep:
         if self.average is not None:
             self.average.follow(self.updater.weights, self.steps)
         threshold = self.sae.threshold
-        if threshold is not None and len(fired_values):
-            smallest = fired_values.min()
+        if threshold is None:
+            return
+        own = fired_values.min() if len(fired_values) else fired_values.new_full((), torch.inf)
+        smallest = self.sae.exchange.smallest(own)
+        if bool(smallest.isfinite()):
             decay = warmed(THRESHOLD_DECAY, self.steps)
             threshold.copy_(smallest if self.steps == 1 else torch.lerp(smallest, threshold, decay))

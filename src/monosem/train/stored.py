@@ -35,9 +35,9 @@ class Stored:
     def target(self) -> Known | None:
         return None if self._target is None else self._known(self._run.recipe.output_hook_point)
 
-    def feed(self, cursor: Cursor) -> Feed:
+    def feed(self, cursor: Cursor, only: range | None = None) -> Feed:
         train, seed = self._train, order_seed_of(self._run.recipe)
-        return loader.Loader(self._folder, train.batch, seed, train.workers, cursor, self._target)
+        return loader.Loader(self._folder, train.batch, seed, train.workers, cursor, self._target, only)
 
     def held_out(self) -> Iterable[Sample]:
         return loader.validation(self._folder, self._train.batch, self._train.validation_tokens, self._target)

@@ -1,7 +1,8 @@
 """What every latent did in each interval of training: how often, how strongly and when last it fired.
 
 `observe` adds a batch's codes; `close_interval` writes one small file and starts the next. The open interval is
-part of a checkpoint, so that a resumed run writes the same bytes. Knows nothing of the SAE.
+part of a checkpoint, so that a resumed run writes the same bytes. Where latents are spread over processes each counts
+its own, and one writes all. Knows nothing of the SAE.
 """
 
 from pathlib import Path
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from monosem.atomic import atomic_path
+from monosem.sae.exchange import ALONE, Exchange
 
 
 class Interval(NamedTuple):
@@ -32,10 +34,10 @@ class Interval(NamedTuple):
 
 
 class Tracker:
-    """Counts for `n` latents, written to `folder` an interval at a time."""
+    """Counts for the `n` latents of a process, written to `folder` an interval at a time."""
 
-    def __init__(self, folder: Path, n: int, device: torch.device | str = "cpu") -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, n: int, device: torch.device | str = "cpu", exchange: Exchange = ALONE) -> None:
+        self.folder, self._exchange = folder, exchange
         self.span = torch.zeros(3, dtype=torch.int64)  # first step, last step, activations
         self.fire_count = torch.zeros(n, dtype=torch.int64, device=device)
         self.maximum = torch.zeros(n, device=device)
@@ -61,18 +63,19 @@ class Tracker:
         self.last_fired[latents] = step
 
     def close_interval(self) -> Path:
-        """Write the open interval and begin the next."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Write the open interval and begin the next; returns its file."""
         path = self.folder / f"steps-{int(self.span[1]):08d}.safetensors"
-        content = {
-            "span": self.span,
+        latents = {
             "fire_count": self.fire_count.int(),
             "maximum": self.maximum,
             "mean": self.total / self.fire_count.clamp_min(1),
             "last_fired": self.last_fired,
         }
-        with atomic_path(path) as temporary:
-            save_file({name: tensor.cpu().contiguous() for name, tensor in content.items()}, temporary)
+        content = {"span": self.span} | {name: self._exchange.gather_latents(own) for name, own in latents.items()}
+        if self._exchange.lead:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with atomic_path(path) as temporary:
+                save_file({name: tensor.cpu().contiguous() for name, tensor in content.items()}, temporary)
         for tensor in (self.span, self.fire_count, self.maximum, self.total):
             tensor.zero_()
         return path

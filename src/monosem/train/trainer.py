@@ -1,7 +1,8 @@
 """One SAE in training: its steps, its figures, its checkpoints, its final files. Who reads the data is not its affair.
 
 The same batches in the same order give the same bytes, whether training was interrupted or not, and whether other SAEs
-were trained on them beside it.
+were trained on them beside it. Of several processes every one has a trainer, with some of the SAE's latents; the
+leading one writes what exists once.
 """
 
 import contextlib
@@ -16,12 +17,15 @@ from monosem.errors import TrainingError
 from monosem.run import Run, Stage
 from monosem.sae import files
 from monosem.sae.autoencoder import Autoencoder
+from monosem.sae.exchange import ALONE, Exchange
 from monosem.store.loader import Batch, Cursor
 from monosem.store.pairs import Sample
 from monosem.train import checkpoint, tracking
+from monosem.train.lockstep import Gathered, Wish
+from monosem.train.parallel import Together
 from monosem.train.resample import resample
 from monosem.train.settings import Plan, device_of, new_sae, seed_of, step_settings
-from monosem.train.source import Source
+from monosem.train.source import Feed, Source
 from monosem.train.step import StepResult, TrainStep
 from monosem.train.tracking import Tracker
 from monosem.train.validation import validate
@@ -44,25 +48,35 @@ class Trainer:
     Args:
         source: of its activations.
         console: whether figures are printed as they come.
+        exchange: with the trainers of the other processes.
 
     Raises:
         TrainingError: the checkpoint is damaged, or there is too little data.
+        RunError: the processes see other checkpoints.
     """
 
-    def __init__(self, run: Run, stage: Stage, source: Source, *, console: bool = True) -> None:
-        self.run, self.stage, self.recipe, self.source = run, stage, run.recipe, source
-        self.device = device_of(self.recipe)
+    def __init__(
+        self, run: Run, stage: Stage, source: Source, *, console: bool = True, exchange: Exchange = ALONE
+    ) -> None:
+        self.run, self.stage, self.recipe, self.source, self.exchange = run, stage, run.recipe, source, exchange
+        self.device = device_of(self.recipe, run.ranks)
         self.plan = Plan.of(self.recipe, source.rows)
-        saved = checkpoint.latest(stage.path)
+        run.ranks.agree("checkpoints", {"newest": checkpoint.newest(stage.path)})
+        saved = checkpoint.latest(stage.path, exchange)
         self.state = saved.progress if saved else checkpoint.Progress()
         self.sae = (saved.sae if saved else self._untrained()).to(self.device)
         self.step = TrainStep(self.sae, step_settings(self.recipe, self.plan, self.sae.config.d))
-        self.tracker = Tracker(run.path / "tracking", self.sae.config.n, self.device)
+        self.tracker = Tracker(run.path / "tracking", len(self.sae.b_enc), self.device, exchange)
         if saved:
             self.step.load_state_dict(saved.step)
             self.tracker.load_state_dict(saved.tracker)
         self.failed = False
-        self._saved_at = time.monotonic()
+        self._saved_at, self._due = time.monotonic(), Wish(exchange)
+        self._saver = None
+        if isinstance(exchange, Together):
+            from monosem.train.sharded import Saver  # takes seconds to load
+
+            self._saver = Saver(exchange)
         self._sinks = self._open_sinks(console)
 
     @property
@@ -79,6 +93,13 @@ class Trainer:
             or self.state.step >= self.plan.total_steps
             or (patience is not None and self.state.stale >= patience)
         )
+
+    def feed(self) -> Feed:
+        """The batches from its place on; of several data ranks, this one's part of them."""
+        if not isinstance(self.exchange, Together):
+            return self.source.feed(self.cursor)
+        own = self.source.feed(self.cursor, self.exchange.reads(self.recipe.train.batch))
+        return Gathered(own, self.exchange, self.device)
 
     def standardise(self, batch: Batch) -> Standardised:
         """The same for all SAEs of one normalisation and source, on the trainer's device."""
@@ -100,7 +121,7 @@ class Trainer:
         except TrainingError as error:
             place = f"epoch {self.state.epoch}, shard {self.state.shard}, row {self.state.row}"
             raise TrainingError(f"{error} (batch at {place}; the last good checkpoint is kept)") from None
-        self.tracker.observe(self.state.step, result.fired, result.fired_values, len(batch.x))
+        self.tracker.observe(self.state.step, result.fired, result.fired_values, self.recipe.train.batch)
         self.state.step += 1
         self.state.epoch, self.state.shard, self.state.row = batch.cursor
         last = self.state.step == self.plan.total_steps
@@ -116,15 +137,18 @@ class Trainer:
             self._sinks.log(self.state.step, values)
 
     def save(self) -> None:
-        """Write a checkpoint."""
-        state = self.step.state_dict()
+        """Write a checkpoint; several processes go on meanwhile, and `close` waits for it."""
+        what = (self.sae, self.state, self.step.state_dict(), self.tracker.state_dict())
         keep = self.recipe.train.keep_checkpoints
-        checkpoint.save(self.stage.path, self.sae, self.state, state, self.tracker.state_dict(), keep)
+        if self._saver is None:
+            checkpoint.save(self.stage.path, *what, keep)
+        else:
+            checkpoint.save_together(self._saver, self.stage.path, *what, keep)
         self._saved_at = time.monotonic()
 
     def save_if_due(self) -> None:
         """Write a checkpoint when its time has come."""
-        if time.monotonic() - self._saved_at > 60 * self.recipe.train.checkpoint_minutes:
+        if self._due.heard(time.monotonic() - self._saved_at > 60 * self.recipe.train.checkpoint_minutes):
             self.save()
 
     def finish(self) -> None:
@@ -134,11 +158,15 @@ class Trainer:
             final.fold_norms()
         seen = self.state.step * self.recipe.train.batch
         metadata = {"steps": self.state.step, "activations": seen, "seed": seed_of(self.recipe)}
-        files.save(final, self.stage.path / "final", metadata)
-        for name in (files.WEIGHTS, files.CONFIG):
-            self.stage.add_shard(f"final/{name}", rows=final.config.n)
+        self._settle()
+        whole = self.exchange.whole_sae(final) if isinstance(self.exchange, Together) else final
+        if whole is not None:
+            files.save(whole, self.stage.path / "final", metadata)
+            for name in (files.WEIGHTS, files.CONFIG):
+                self.stage.add_shard(f"final/{name}", rows=final.config.n)
         self.stage.finish(**metadata, best_validation_fvu=self.state.best_fvu)
-        checkpoint.remove(self.stage.path)
+        if self.exchange.lead:
+            checkpoint.remove(self.stage.path)
         self._sinks.pictures(self.state.step, self._pictures)
 
     def fail(self) -> None:
@@ -146,15 +174,24 @@ class Trainer:
         self.failed = True
 
     def close(self) -> None:
-        """Close the metrics."""
-        self._sinks.close()
+        """Close the metrics, once what is being written is there."""
+        try:
+            self._settle()
+        finally:
+            self._sinks.close()
+
+    def _settle(self) -> None:
+        """Take up what is on its way to or from other processes."""
+        if self._saver is not None:
+            self._due.close()
+            self._saver.wait()
 
     def _untrained(self) -> Autoencoder:
         known, target = self.source.known(), self.source.target()
         sample = Sample(torch.empty(0, 0), torch.empty(0, 0))
         if self.recipe.sae.b_pre == "geometric_median" and any(one and one.median is None for one in (known, target)):
             sample = self.source.sample(MEDIAN_ROWS)
-        return new_sae(self.recipe, known, sample, target)
+        return new_sae(self.recipe, known, sample, target, self.exchange)
 
     def _figures(self, result: StepResult) -> dict[str, float]:
         figures = {
@@ -186,7 +223,7 @@ class Trainer:
         # a generator of its own for every time, so that a resumed run draws the same
         generator = torch.Generator().manual_seed(seed_of(self.recipe) * 1_000_003 + self.state.step)
         batches = max(1, self.recipe.train.resample_tokens // self.recipe.train.batch)
-        with contextlib.closing(self.source.feed(self.cursor)) as feed:
+        with contextlib.closing(self.feed()) as feed:
             ahead = (Sample(batch.x, batch.target) for _, batch in zip(range(batches), feed, strict=False))
             return resample(self.step, ahead, generator)
 
@@ -196,6 +233,8 @@ class Trainer:
         return tracking_pictures(tracking.read(self.run.path / "tracking"), self.recipe.train.dead_window)
 
     def _open_sinks(self, console: bool) -> progress.Sinks:
+        if not self.exchange.lead:
+            return progress.Sinks([])
         sinks: list[progress.Sink] = [progress.JsonlSink(self.run.path / "metrics.jsonl", self.state.step)]
         if console:
             sinks.append(progress.ConsoleSink())

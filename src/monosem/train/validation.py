@@ -1,6 +1,7 @@
 """FVU of an SAE over held-out activations, in one pass, with float64 sums."""
 
 from collections.abc import Iterable
+from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -20,12 +21,15 @@ class Validation(NamedTuple):
 
 @torch.no_grad()
 def validate(sae: Autoencoder, batches: Iterable[Sample]) -> Validation:
-    """Measure `sae` on `batches` of raw activations, codes selected as training selects them."""
-    device = sae.W_enc.device
+    """Measure `sae` on `batches` of raw activations, codes selected as training selects them.
+
+    Of several data ranks each takes its share of the batches, which are the same for all processes.
+    """
+    device, exchange = sae.W_enc.device, sae.exchange
     residual = squares = active = 0.0
     total = torch.zeros(sae.config.width_out, dtype=torch.float64, device=device)
     rows = 0
-    for batch in batches:
+    for batch in islice(batches, exchange.data.rank, None, exchange.data.ranks):
         x, target = batch.x.to(device).float(), batch.target.to(device).float()
         rebuilt = sae.reconstruct(x)
         residual += float((target - rebuilt.x_hat).double().square().sum())
@@ -35,5 +39,8 @@ def validate(sae: Autoencoder, batches: Iterable[Sample]) -> Validation:
         total += centred.sum(0)
         active += rebuilt.active
         rows += len(x)
+    counted = (residual, squares, rows) if exchange.first else (0.0, 0.0, 0)
+    residual, squares, rows, active = exchange.total([*counted, active])
+    rows, total = int(rows), exchange.add_data(total)()
     variance = squares - float(total.square().sum()) / max(rows, 1)
     return Validation(residual / variance if variance > 0 else float("nan"), active / max(rows, 1), rows)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from monosem.kernels import Kernels, Workspace, sums_at
+from monosem.sae.exchange import ALONE, Exchange
 from monosem.sae.sparsity.protocol import CodeGradients, Encoder, Selection
 from monosem.sae.sparsity.rectified import Rectified
 
@@ -39,31 +40,44 @@ class BatchTopK(ReLU):
     average of the smallest value that a batch kept.
     """
 
-    def __init__(self, k: int) -> None:
-        self.k = k
+    def __init__(self, k: int, exchange: Exchange = ALONE) -> None:
+        self.k, self._exchange = k, exchange
 
     def candidates(
         self, kernels: Kernels, z: Tensor, encoder: Encoder, workspace: Workspace, *, exact: bool
     ) -> Selection:
         """The choice is made in float32 anyway: what `exact` may loosen is what it is made from."""
-        wanted = self.k * len(z)
+        wanted = self.k * self._exchange.whole(len(z))
         guess = self._guess(z, encoder)
         found = _above(kernels, z, encoder, encoder.bias.new_tensor(guess), workspace, exact=exact)
-        if guess > 0 and int((found.pre > guess + ROUNDING).sum()) < wanted:
+        if guess > 0 and self._total((found.pre > guess + ROUNDING).sum()) < wanted:
             found = _above(kernels, z, encoder, encoder.bias.new_zeros(()), workspace, exact=exact)
-        if len(found.pre) <= wanted:
+        if self._total(len(found.pre)) <= wanted:
             return _kept(found, found.pre > 0)
-        border = torch.topk(found.pre, wanted, sorted=False).values.min()
+        border = self._exchange.kth_largest(found.pre, wanted)
         mask = found.pre > border
         ties = (found.pre == border).nonzero().squeeze(1)
-        mask[ties[: wanted - int(mask.sum())]] = True
+        missing = wanted - self._total(mask.sum())
+        mask[ties[: self._exchange.earliest(self._places(found, ties), missing)]] = True
         return _kept(found, mask & (found.pre > 0))
+
+    def _total(self, count: Tensor | int) -> int:
+        return int(self._exchange.total([int(count)])[0])
+
+    def _places(self, found: Selection, entries: Tensor) -> Tensor:
+        """Where entries stand in the whole batch, by vector, then by latent."""
+        pattern, exchange = found.pattern, self._exchange
+        if exchange.alone:
+            return entries
+        row = torch.searchsorted(pattern.offsets, entries, right=True) - 1 + exchange.data.rank * pattern.rows
+        latent = pattern.indices[entries] + exchange.latent.rank * pattern.n
+        return row * (pattern.n * exchange.latent.ranks) + latent
 
     def _guess(self, z: Tensor, encoder: Encoder) -> float:
         """A value that somewhat more than k entries a vector exceed, by an even sample of the batch."""
         rows = min(len(z), max(SAMPLE_ROWS, len(z) // SAMPLE_SHARE))
         sample = z[torch.arange(rows, device=z.device) * len(z) // rows]
-        return max(0.0, exceeded(sample, encoder, SPARE * self.k) - ROUNDING)
+        return max(0.0, exceeded(sample, encoder, SPARE * self.k, self._exchange) - ROUNDING)
 
 
 class JumpReLU(ReLU):
@@ -101,11 +115,14 @@ class JumpReLU(ReLU):
         return CodeGradients(torch.where(values > 0, d_values, 0) + jump, d_threshold)
 
 
-def exceeded(z: Tensor, encoder: Encoder, l0: float) -> float:
-    """The value that `l0` pre-activations of a vector of `z [B, d]` exceed, on average. Lays out [B, n]."""
+def exceeded(z: Tensor, encoder: Encoder, l0: float, exchange: Exchange = ALONE) -> float:
+    """The value that `l0` pre-activations of a vector of `z [B, d]` exceed, on average. Lays out [B, n].
+
+    Every data rank brings vectors of its own, every latent rank the pre-activations of its latents.
+    """
     pre = torch.addmm(encoder.bias, z, encoder.weight.T).flatten()
-    count = min(len(pre), int(l0 * len(z)) + 1)
-    return float(torch.topk(pre, count, sorted=False).values.min())
+    rows, entries = exchange.total([len(z) if exchange.first else 0, len(pre)])
+    return float(exchange.kth_largest(pre, min(int(entries), int(l0 * rows) + 1)))
 
 
 def _above(

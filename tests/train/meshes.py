@@ -1,0 +1,134 @@
+"""What a rank does in the tests of parallel training: every way to train, on stored batches, over one mesh or more.
+
+Started by `torchrun.start` as a program: FOLDER OUT STEPS DATAxLATENT ...; rank 0 writes OUT/DATAxLATENT.json.
+"""
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.device_mesh import init_device_mesh
+
+from monosem.ranks import Ranks, joined
+from monosem.sae.autoencoder import Autoencoder, SaeConfig
+from monosem.sae.exchange import ALONE, Exchange
+from monosem.sae.losses import AuxK
+from monosem.sae.nested import Nested
+from monosem.sae.objective import Objective
+from monosem.sae.penalties import Penalty
+from monosem.store.loader import Cursor, Loader
+from monosem.train.lockstep import Gathered
+from monosem.train.optim import OptimSettings
+from monosem.train.parallel import Together
+from monosem.train.source import Feed
+from monosem.train.step import StepSettings, TrainStep
+
+D, N, K, BATCH = 24, 96, 4, 64
+OPTIM = OptimSettings(lr=2e-3, schedule="cosine", betas=(0.9, 0.99), eps=1e-8, total_steps=200, threshold_rate=5)
+PLAIN = Objective(AuxK(8), exact=True)
+WAYS = {
+    "topk": PLAIN,
+    "abstopk": PLAIN,
+    "relu": replace(PLAIN, penalty=Penalty("l1", 2.0, warmup_steps=20), free_norms=True),
+    "jumprelu": replace(PLAIN, penalty=Penalty("l0", 0.5, target=K, silent=1e-3, warmup_steps=20)),
+    "batchtopk-matryoshka": replace(PLAIN, nested=Nested.matryoshka([16, 40], N)),
+    "topk-multi": replace(PLAIN, nested=Nested.multi_topk(K, [3 * K], 1 / 8)),
+}
+MORE: dict[str, dict[str, Any]] = {
+    "abstopk": {"ema": 0.99, "optim": replace(OPTIM, clip=0.02)},
+    "batchtopk-matryoshka": {"k_start": D, "k_steps": 40},
+}
+DEAD_AFTER = 40 * BATCH
+
+
+def new_step(way: str, exchange: Exchange) -> TrainStep:
+    config = SaeConfig(D, N, K, way.split("-")[0], normalisation="none")
+    start = torch.Generator().manual_seed(0)
+    sae = Autoencoder(config, start, encoder_norm=0.5, threshold=None, exchange=exchange)
+    with torch.no_grad():  # a third of the latents sleep, so that AuxK has something to wake
+        sae.b_enc[torch.tensor([latent % 3 == 0 for latent in exchange.latents(N)])] = -3.0
+    settings = {"optim": OPTIM, "objective": WAYS[way], "dead_window": DEAD_AFTER, **MORE.get(way, {})}
+    return TrainStep(sae, StepSettings(**settings))
+
+
+def feed(folder: Path, exchange: Exchange, cursor: Cursor | None = None) -> Feed:
+    """The stored batches, as training reads them."""
+    own = Loader(folder, BATCH, 3, 0, cursor, only=exchange.reads(BATCH))
+    return Gathered(own, exchange, torch.device("cpu")) if isinstance(exchange, Together) else own
+
+
+def run(way: str, folder: Path, steps: int, exchange: Exchange) -> dict[str, Any]:
+    """Train; what each step's loss was, and which latents fired how often in it."""
+    step = new_step(way, exchange)
+    figures: list[dict[str, float]] = []
+    fired = hashlib.sha256()
+    with closing(feed(folder, exchange)) as batches:
+        for _, batch in zip(range(steps), batches, strict=False):
+            result = step.step_normalised(step.sae.normalise(batch.x).z)
+            counts = torch.bincount(result.fired, minlength=len(step.sae.b_enc))
+            fired.update(exchange.gather_latents(counts).numpy().tobytes())
+            figures.append({name: getattr(result, name) for name in ("loss", "aux", "l0", "n_dead", "k")})
+    final = step.averaged()
+    whole = exchange.whole_sae(final) if isinstance(exchange, Together) else final
+    return {"figures": figures, "fired": fired.hexdigest(), "fvu": None if whole is None else fvu(whole, folder)}
+
+
+def fvu(sae: Autoencoder, folder: Path) -> float:
+    """Of the whole SAE, on the first batches."""
+    with closing(Loader(folder, 1024, 3, 0)) as batches:
+        x = next(batches).x.clone()
+    x_hat = sae(x).x_hat
+    return float((x - x_hat).double().square().sum() / (x - x.mean(0)).double().square().sum())
+
+
+def traffic(exchange: Exchange) -> dict[str, int]:
+    """Bytes that a step of TopK sends, all latents of a kind being dead; and what decides them."""
+    d, n, k, batch = 64, 4096, 8, 64
+    sae = Autoencoder(SaeConfig(d, n, k, normalisation="none"), torch.Generator().manual_seed(0), exchange=exchange)
+    step = TrainStep(sae, StepSettings(OPTIM, Objective(AuxK(32), exact=True), dead_window=10 * batch))
+    dead = 128  # of which AuxK chooses, on a part of the batch
+    step.dead.silent_for[: dead // exchange.latent.ranks] = 1 << 30
+    together = exchange if isinstance(exchange, Together) else None
+    for number in range(2):
+        x = torch.randn(batch, d, generator=torch.Generator().manual_seed(number))
+        if together is not None:
+            together.traffic.sent.clear()
+            own = x[exchange.reads(batch).start : exchange.reads(batch).stop]
+            x = together.gather_batch(own, torch.empty(batch // exchange.data.ranks, d))()
+        step.step(x)
+    plan = AuxK(32).plan(dead, n, batch)
+    assert plan is not None
+    width = min(32, dead // exchange.latent.ranks)
+    sent = 0 if together is None else together.traffic.total
+    return {"d": d, "n": n, "k": k, "batch": batch, "aux_rows": plan.rows, "aux_width": width, "sent": sent}
+
+
+def exchanges(ranks: Ranks, meshes: list[str]) -> Iterator[tuple[str, Exchange]]:
+    for name in meshes:
+        shape = tuple(map(int, name.split("x")))
+        if ranks.world == 1:
+            yield name, ALONE
+        else:
+            mesh = init_device_mesh("cpu", shape, mesh_dim_names=("data", "latent"))
+            yield name, Together(mesh, torch.device("cpu"), ranks)
+
+
+def main() -> None:
+    folder, out, steps, *meshes = sys.argv[1:]
+    torch.set_num_threads(1)
+    with joined(patience=60) as ranks:
+        for name, exchange in exchanges(ranks, meshes):
+            told = {way: run(way, Path(folder), int(steps), exchange) for way in WAYS}
+            told["bytes"] = traffic(exchange)
+            if ranks.first:
+                (Path(out) / f"{name}.json").write_text(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main()
