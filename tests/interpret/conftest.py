@@ -8,12 +8,11 @@ import pytest
 from asked_run import OPEN
 from batch_server import KEY, BatchServer
 
-from monosem import capture, recipe
+from monosem import capture, recipe, training
 from monosem.corpus import sentences
 from monosem.interpret import examples
 from monosem.run import Run
 from monosem.store import prepare
-from monosem import training
 
 
 @pytest.fixture(scope="session")

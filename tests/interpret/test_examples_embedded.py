@@ -6,14 +6,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from monosem import capture, recipe
+from monosem import capture, recipe, training
 from monosem.corpus import sentences
 from monosem.interpret import coactivation, encoding, examples, tables
 from monosem.interpret.codes import StoredCodes
 from monosem.interpret.draws import is_test
 from monosem.run import Run
 from monosem.store import prepare
-from monosem import training
 
 RECIPE = """
 [corpus]
