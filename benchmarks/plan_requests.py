@@ -27,7 +27,7 @@ BLOCK = 4096
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--latents", type=int, default=100_000)
     parser.add_argument("--provider", choices=("anthropic", "openai"), default="anthropic")
     arguments = parser.parse_args()

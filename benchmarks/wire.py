@@ -3,9 +3,10 @@
 Each rank in a network namespace of its own (as root), joined by a pair of virtual interfaces:
 
     for i in 1 2; do ip netns add n$i; done; ip link add v1 netns n1 type veth peer name v2 netns n2
-    for i in 1 2; do ip -n n$i addr add 10.77.0.$i/24 dev v$i; ip -n n$i link set v$i up; ip -n n$i link set lo up; done
-    for i in 1 2; do GLOO_SOCKET_IFNAME=v$i ip netns exec n$i torchrun --nnodes 2 --rdzv-backend c10d --rdzv-id wire \\
-        --rdzv-conf is_host=$((i == 1)) --rdzv-endpoint 10.77.0.1:29500 --local-addr 10.77.0.$i benchmarks/wire.py & done
+    for i in 1 2; do ip -n n$i addr add 10.77.0.$i/24 dev v$i; ip -n n$i link set v$i up; done
+    for i in 1 2; do ip -n n$i link set lo up; GLOO_SOCKET_IFNAME=v$i ip netns exec n$i torchrun --nnodes 2 \\
+        --rdzv-backend c10d --rdzv-id wire --rdzv-conf is_host=$((i == 1)) --rdzv-endpoint 10.77.0.1:29500 \\
+        --local-addr 10.77.0.$i benchmarks/wire.py & done
 """
 
 import os

@@ -6,19 +6,21 @@ import textwrap
 from pathlib import Path
 
 SCRIPT = """
-import os, pathlib, signal
+import os, pathlib, signal, threading
 {setup}
 
 def killed_at(count):
     replace = pathlib.Path.replace
-    left = count
+    finished, lock = 0, threading.Lock()
     def counted(self, target):
-        nonlocal left
-        left -= 1
-        if left == 0 and count % 2:
+        nonlocal finished
+        with lock:  # of two threads each has a number of its own
+            finished += 1
+            last = finished == count
+        if last and count % 2:
             os.kill(os.getpid(), signal.SIGKILL)  # the file is written, but has not got its name
         renamed = replace(self, target)
-        if left == 0:
+        if last:
             os.kill(os.getpid(), signal.SIGKILL)  # it has its name, but nobody has written that down
         return renamed
     pathlib.Path.replace = counted

@@ -26,6 +26,7 @@ from monosem.arguments import (
     EstimateArguments,
     ExplainArguments,
     ModelsArguments,
+    NeighboursArguments,
     SearchArguments,
     ShowArguments,
     StageArguments,
@@ -129,6 +130,14 @@ def search(arguments: SearchArguments) -> None:
     from monosem.app import terminal
 
     terminal.search(_opened(arguments), " ".join(arguments.words), arguments.limit, as_json=arguments.json)
+
+
+def neighbours(arguments: NeighboursArguments) -> None:
+    from monosem.app import neighbours as beside
+
+    if arguments.top < 1:
+        raise RecipeError(f"--top {arguments.top}: expected at least 1")
+    beside.show(_opened(arguments), arguments.latent, arguments.by, arguments.top, as_json=arguments.json)
 
 
 def complete(arguments: CompleteArguments) -> None:
@@ -238,6 +247,7 @@ COMMANDS: dict[str, Command] = {
     "sweep": Command(SweepArguments, sweep, "Train many SAEs in one pass over the activations, and compare them."),
     "show": Command(ShowArguments, show, "Show one latent with its explanation and sentences."),
     "search": Command(SearchArguments, search, "Find latents by words."),
+    "neighbours": Command(NeighboursArguments, neighbours, "Show latents that fire together with one."),
     "complete": Command(CompleteArguments, complete, "Complete prompts, steered by latents."),
     "chat": Command(ChatArguments, chat, "Talk to the model, steered by latents."),
     "tokens": Command(TokensArguments, tokens, "Read a text: the latents at each token."),
@@ -347,7 +357,12 @@ def _path(target: str, runs: Path, name: str) -> Path:
 
 
 def _opened(
-    arguments: ShowArguments | SearchArguments | CompleteArguments | ChatArguments | TokensArguments,
+    arguments: ShowArguments
+    | SearchArguments
+    | NeighboursArguments
+    | CompleteArguments
+    | ChatArguments
+    | TokensArguments,
 ) -> Run:
     return Run.open(_folder(arguments.target, arguments.runs))
 

@@ -189,7 +189,7 @@ def test_bad_input(plain: Run, tmp_path: Path) -> None:
 
 
 def test_its_curves_stand_in_the_report(tuned: Run) -> None:
-    pipeline.make(tuned, ("examples", "explain", "evaluate", "report"))
+    pipeline.make(tuned, ("examples", "explain", "evaluate", "score", "report"))
     page = (tuned.path / "report.html").read_text()
     assert "Fine-tuning: KL" in page
     assert "Fine-tuning: FVU" in page

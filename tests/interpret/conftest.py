@@ -8,12 +8,11 @@ import pytest
 from asked_run import OPEN
 from batch_server import KEY, BatchServer
 
-from monosem import capture, recipe
+from monosem import capture, recipe, training
 from monosem.corpus import sentences
 from monosem.interpret import examples
 from monosem.run import Run
 from monosem.store import prepare
-from monosem.train import loop
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +22,7 @@ def trained_folder(tmp_path_factory: pytest.TempPathFactory, tiny_recipe: Path) 
     train = tiny.train.model_copy(update={"epochs": 0.05, "checkpoint_minutes": 10.0})
     run = Run(tmp_path_factory.mktemp("trained"), tiny.model_copy(update={"train": train}))
     run.save_recipe()
-    for stage in (sentences, capture, prepare, loop):
+    for stage in (sentences, capture, prepare, training):
         stage.make(run)
     return run.path
 

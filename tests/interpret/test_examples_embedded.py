@@ -6,14 +6,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from monosem import capture, recipe
+from monosem import capture, recipe, training
 from monosem.corpus import sentences
 from monosem.interpret import coactivation, encoding, examples, tables
 from monosem.interpret.codes import StoredCodes
 from monosem.interpret.draws import is_test
 from monosem.run import Run
 from monosem.store import prepare
-from monosem.train import loop
 
 RECIPE = """
 [corpus]
@@ -42,7 +41,7 @@ def test_five_thousand_real_sentences_equal_the_dense_computation(tmp_path: Path
     run = Run(tmp_path / "run", recipe.load(file))
     run.path.mkdir()
     run.save_recipe()
-    for stage in (sentences, capture, prepare, loop, encoding, examples, coactivation):
+    for stage in (sentences, capture, prepare, training, encoding, examples, coactivation):
         stage.make(run)
     stored = StoredCodes(encoding.open_stage(run))
     parts = [stored.read(shard) for shard in stored.shards]

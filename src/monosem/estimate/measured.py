@@ -54,7 +54,7 @@ def _step(recipe: Recipe, work: Workload, widths: Sequence[int]) -> float:
     # what is read, and what a transcoder makes of it
     x, *target = (torch.randn(recipe.train.batch, d, generator=generator) for d in widths)
     known = [Known(Statistics.of(values), None) for values in (x, *target)]
-    sae = new_sae(recipe, known[0], Sample(x, *(target or [x])), known[1] if target else None).to(device)
+    sae = new_sae(recipe, known[0], Sample(x, *(target or [x])), target=known[1] if target else None).to(device)
     step = TrainStep(sae, step_settings(recipe, Plan.of(recipe, work.rows), widths[0]))
     batch = [values.to(device) for values in (x, *target)]
     return _median(lambda: step.step(*batch))

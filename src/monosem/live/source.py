@@ -72,7 +72,7 @@ class Live:
         return self._known(1) if len(self._recipe.trained_on) > 1 else None
 
     def feed(self, cursor: Cursor, only: range | None = None) -> Feed:
-        assert only is None, "one process reads the model: several would each run it on everything"
+        assert only is None, "a language model is read by one process (training.check)"
         train, device = self._recipe.train, device_of(self._recipe)
         ring = [
             torch.empty((train.buffer, one.d), dtype=self._reading.dtype, device=device) for one in self._calibrations()

@@ -6,11 +6,13 @@ Reads only what the stage `score` wrote; a run that has not been graded has noth
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from monosem.charts import Chart, distribution_chart
 from monosem.interpret.score import rows
 from monosem.interpret.score.rows import Row
+
+if TYPE_CHECKING:  # it needs matplotlib; who only reads figures does not
+    from monosem.charts import Chart
 
 RESULT = "scores.json"
 SHOWN = {
@@ -63,8 +65,10 @@ def figures(run_folder: Path, latents: Sequence[int]) -> dict[int, list[Figure]]
     return found
 
 
-def charts(run_folder: Path) -> list[Chart]:
+def charts(run_folder: Path) -> "list[Chart]":
     """How the explanations of all latents do, over the best that shuffled ones reach."""
+    from monosem.charts import distribution_chart
+
     result = _result(run_folder)
     if result is None:
         return []
