@@ -65,7 +65,8 @@ def make_examples(folder: Path, latents: int) -> None:
             texts = [" ".join(row) for row in draw.choice(words, (10_000, TOKENS))]
             numbers = np.arange(first, first + 10_000)
             spans = [pa.array([list(span)] * 10_000, pa.list_(pa.int32())) for span in (starts, ends)]
-            columns = [numbers, numbers, [""] * 10_000, [""] * 10_000, texts, *spans]
+            unread = [pa.array([[]] * 10_000, pa.list_(kind)) for kind in (pa.int32(), pa.int16())]  # tokens, missing
+            columns = [numbers, numbers, [""] * 10_000, [""] * 10_000, texts, [False] * 10_000, *spans, *unread]
             table = pa.Table.from_arrays([pa.array(column) for column in columns], names=tables.SENTENCES_SCHEMA.names)
             writer.write_table(table.cast(tables.SENTENCES_SCHEMA), row_group_size=1024)
     with pq.ParquetWriter(folder / tables.EXAMPLES, tables.EXAMPLES_SCHEMA, compression="zstd") as writer:

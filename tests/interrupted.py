@@ -53,6 +53,7 @@ def make_with_kills(setup: str) -> int:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below `folder` but manifests, whose times differ."""
-    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file.name != "manifest.json"]
+    """Every file below `folder` but manifests, whose times differ, and a journal that nobody lived to clear away."""
+    kept = ("manifest.json", "shards.jsonl")
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file.name not in kept]
     return {file.relative_to(folder).as_posix(): file.read_bytes() for file in files}

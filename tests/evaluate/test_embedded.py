@@ -10,6 +10,7 @@ from monosem.evaluate.replay import Replay
 from monosem.lm.checkpoint import load_model
 from monosem.sae.autoencoder import Autoencoder, SaeConfig
 from monosem.sae.initialise import dataset_statistics
+from monosem.store.pairs import Sample
 
 pytestmark = pytest.mark.model
 HOOK_POINT = "20.resid_post"
@@ -52,7 +53,7 @@ def test_the_mean_has_fvu_one_and_permuted_latents_the_same(activations):
         "sae": through(random_sae(x)),
         "permuted": through(random_sae(x, order)),
     }
-    found = rebuild(x.split(200), methods)
+    found = rebuild((Sample(part, part) for part in x.split(200)), methods)
     assert found["mean"].fvu == pytest.approx(1, abs=1e-6)
     assert found["permuted"].fvu == pytest.approx(found["sae"].fvu, rel=1e-6)
     assert 0 < found["sae"].fvu < 1
