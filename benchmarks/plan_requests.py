@@ -83,6 +83,7 @@ def make_examples(folder: Path, latents: int) -> None:
                 pa.array(value.max(1)),
                 pa.ListArray.from_arrays(offsets, pa.array(position.reshape(-1).astype(np.int16))),
                 pa.ListArray.from_arrays(offsets, pa.array(value.reshape(-1))),
+                pa.array([[]] * len(latent), pa.list_(pa.int32())),  # tokens, which no prompt shows
             ]
             writer.write_table(pa.Table.from_arrays(columns, schema=tables.EXAMPLES_SCHEMA), row_group_size=8192)
     fired = pa.table({"fire_count": np.ones(latents, np.int64), "max": np.ones(latents, np.float32)})
