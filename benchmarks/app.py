@@ -8,7 +8,6 @@ Prints one JSON object: seconds, and the largest memory of the process in MB. Ev
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from memory import peak_bytes
 
 from monosem.recipe import Recipe
 from monosem.run import Run
@@ -153,7 +153,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.part:
         found = {"cards": cards, "start": start}[arguments.part](arguments.run)
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        memory = peak_bytes() / 2**20
         print(json.dumps({name: round(value, 4) for name, value in found.items()} | {"memory_mb": round(memory)}))
         return
     if arguments.synthetic and not (arguments.run / "evaluation" / "latents.parquet").exists():

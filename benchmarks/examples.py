@@ -10,7 +10,6 @@ collects and counts the same shard, in CPU time, and adds what it costs to write
 
 import argparse
 import json
-import resource
 import sys
 import tempfile
 import time
@@ -20,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from memory import peak_bytes
 
 from monosem import capture
 from monosem.interpret import encoding, examples, selection, tables
@@ -126,7 +126,7 @@ def passed(codes: MadeUp, folder: Path) -> dict[str, Any]:
 
 def told(what: str, result: dict[str, Any]) -> None:
     """Note the largest memory so far, and say where the benchmark is."""
-    result[f"rss_gb_{what}"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    result[f"rss_gb_{what}"] = peak_bytes() / 1e9
     print(f"{what}: {result[f'rss_gb_{what}']:.2f} GB at most, {time.process_time():.0f} CPU s", file=sys.stderr)
 
 

@@ -8,7 +8,6 @@ memory before and after, requests, bytes, and the chunks. The memory is that of 
 
 import argparse
 import json
-import resource
 import tempfile
 import time
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from memory import peak_bytes
 
 from monosem.interpret import material, tables
 from monosem.interpret.prompts import Prompter
@@ -39,7 +39,7 @@ def main() -> None:
 def measure(folder: Path, latents: int, provider: str) -> dict[str, object]:
     """Plan an explanation for each of `latents`."""
     recipe = Recipe.model_validate({"explain": {"provider": provider, "model": "m"}})
-    prompter, before = Prompter(recipe.explain), peak_mb()
+    prompter, before = Prompter(recipe.explain), peak_bytes()
     wall, cpu = time.perf_counter(), time.process_time()
     with open_provider(recipe, folder / "asked", "0" * 64) as post:
         read = material.read(folder, range(latents), "max", SHOWN)
@@ -48,8 +48,8 @@ def measure(folder: Path, latents: int, provider: str) -> dict[str, object]:
             "requests": planned,
             "seconds": round(time.perf_counter() - wall, 1),
             "cpu_seconds": round(time.process_time() - cpu, 1),
-            "peak_mb_before": before,
-            "peak_mb": peak_mb(),
+            "peak_mb_before": round(before / 2**20, 1),
+            "peak_mb": round(peak_bytes() / 2**20, 1),
             "bytes": sum(chunk.bytes for chunk in post.book.chunks.values()),
             "chunks": [[chunk.count, chunk.bytes] for chunk in post.book.chunks.values()],
         }
@@ -88,10 +88,6 @@ def make_examples(folder: Path, latents: int) -> None:
             writer.write_table(pa.Table.from_arrays(columns, schema=tables.EXAMPLES_SCHEMA), row_group_size=8192)
     fired = pa.table({"fire_count": np.ones(latents, np.int64), "max": np.ones(latents, np.float32)})
     pq.write_table(fired, folder / tables.LATENTS)
-
-
-def peak_mb() -> float:
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ copy, measured in the same rounds), and the most memory it takes, in a process o
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from collections.abc import Callable
 
 import peers
 import torch
+from memory import peak_bytes
 from torch import Tensor
 
 from monosem.kernels.cpu_select import has_fast_bf16
@@ -106,11 +106,11 @@ def copy() -> Contestant:
 def memory_alone(args: argparse.Namespace) -> int:
     """Bytes that our step takes at most, with its weights, in a process that does nothing else."""
     x = activations(args.batch, args.d, 0)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_bytes()
     run = our_step(args.d, args.n, args.k, args.dead, x)
     for _ in range(2):
         run(x)
-    return 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    return peak_bytes() - before
 
 
 def bytes_moved(d: int, n: int, k: int, batch: int) -> dict[str, int]:

@@ -17,7 +17,7 @@ from monosem import pipeline, progress, recipe
 from monosem.run import Run
 from monosem.sae import files
 
-KEYS = ("--train.precision", "float32", "--train.log-points", "1000", "--train.checkpoint-minutes", "0.02")
+KEYS = ("--train.precision", "float32", "--train.log-points", "1000", "--train.checkpoint-minutes", "0.002")
 
 
 @pytest.fixture(scope="module")
