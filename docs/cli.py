@@ -38,7 +38,7 @@ def _block(*verb: str) -> list[str]:
 
 
 def _help(*verb: str) -> str:
-    command = [sys.executable, "-m", "monosem.cli", *verb, "--help"]
+    command = [sys.executable, "-m", "monosem", *verb, "--help"]
     environment = {**os.environ, "COLUMNS": "110", "NO_COLOR": "1"}
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
 

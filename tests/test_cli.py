@@ -36,7 +36,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_installed_command_starts_fast_and_tells_its_version() -> None:
-    told = subprocess.run([sys.executable, "-X", "importtime", "-m", "monosem.cli", "--version"], capture_output=True)
+    told = subprocess.run([sys.executable, "-X", "importtime", "-m", "monosem", "--version"], capture_output=True)
     assert told.returncode == 0
     assert told.stdout.startswith(b"monosem ")
     assert b"| torch\n" not in told.stderr
@@ -138,7 +138,7 @@ def test_ctrl_c_ends_a_completion_in_one_line(made: Path) -> None:
 
 
 def test_output_that_nobody_reads_any_more_is_no_error(made: Path) -> None:
-    command = f"{sys.executable} -m monosem.cli complete {made} The A One --json --max-new-tokens 200 | head -c 20"
+    command = f"{sys.executable} -m monosem complete {made} The A One --json --max-new-tokens 200 | head -c 20"
     told = subprocess.run(command, shell=True, capture_output=True, text=True)
     assert len(told.stdout) == 20
     assert told.stderr == ""

@@ -30,7 +30,7 @@ def content(run: Path) -> dict[str, bytes]:
 
 
 def start(recipe: Path, runs: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "monosem.cli", "run", str(recipe), "--runs", str(runs)]
+    command = [sys.executable, "-m", "monosem", "run", str(recipe), "--runs", str(runs)]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, process_group=0)
 
 

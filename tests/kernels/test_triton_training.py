@@ -113,7 +113,7 @@ def test_a_run_of_the_command_line_has_the_twin_s_loss_curve(tiny_recipe: Path, 
     options += ["--train.precision", "float32", "--name", "run"]
 
     def monosem(command: str, runs: str, kernels: str) -> None:
-        arguments = [sys.executable, "-m", "monosem.cli", command, str(tiny_recipe), "--runs", str(tmp_path / runs)]
+        arguments = [sys.executable, "-m", "monosem", command, str(tiny_recipe), "--runs", str(tmp_path / runs)]
         subprocess.run([*arguments, *options], check=True, env={**os.environ, "MONOSEM_KERNELS": kernels})
 
     for command in ("sentences", "capture", "prepare"):

@@ -109,7 +109,7 @@ def test_a_stopped_sweep_ends_with_the_same_bytes(
 ) -> None:
     path, rows = swept
     often = ["--train.checkpoint_minutes", "0.001", "--runs", str(tmp_path), "--json"]
-    command = [sys.executable, "-m", "monosem.cli", "sweep", str(tiny_recipe), *AXES, *often]
+    command = [sys.executable, "-m", "monosem", "sweep", str(tiny_recipe), *AXES, *often]
     members = tmp_path / "tiny" / "sweep"
     one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # as here: the last bit of a float sum depends on it
     process = subprocess.Popen(command, stderr=subprocess.PIPE, process_group=0, env=one_thread)

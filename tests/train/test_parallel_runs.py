@@ -47,7 +47,7 @@ def expected(prepared: Path, tiny_recipe: Path, tmp_path_factory: pytest.TempPat
 
 def train(tiny_recipe: Path, runs: Path, ranks: int, *more: str, launch: tuple[str, ...] = ()) -> subprocess.Popen[str]:
     """Start training; `launch`: torchrun's own arguments, after the number of processes."""
-    command = ["-m", "monosem.cli", "train", str(tiny_recipe), "--runs", str(runs), *KEYS, *more]
+    command = ["-m", "monosem", "train", str(tiny_recipe), "--runs", str(runs), *KEYS, *more]
     if ranks > 1 or launch:
         launch = launch or ("--master-port", str(free_port()))
         command = ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks), *launch, *command]

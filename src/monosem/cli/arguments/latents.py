@@ -1,0 +1,54 @@
+"""Of the verbs that look latents up in a finished run."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import tyro
+
+from monosem.cli.arguments.common import RUNS, FinishedRun, Latent, RunsFolder
+from monosem.recipe import Aggregation
+
+
+@dataclass(frozen=True)
+class ShowArguments:
+    """Show one latent: its explanation, its figures, the sentences that activate it most."""
+
+    target: FinishedRun
+    latent: Latent
+    aggregation: Aggregation | Literal["quantile", "random"] = "max"
+    """Which sentences are shown: the best by an aggregation, some spread over its strength, or random ones."""
+    top: int = 10
+    """Sentences shown."""
+    runs: RunsFolder = RUNS
+    json: bool = False
+    """Print the card as one JSON object."""
+
+
+@dataclass(frozen=True)
+class SearchArguments:
+    """Find latents by words in their explanations and sentences."""
+
+    target: FinishedRun
+    words: tyro.conf.Positional[tuple[str, ...]]
+    """Words to look for; upper and lower case are the same."""
+    limit: int = 10
+    """Most latents listed."""
+    runs: RunsFolder = RUNS
+    json: bool = False
+    """Print the hits as a JSON list."""
+
+
+@dataclass(frozen=True)
+class NeighboursArguments:
+    """Show the latents that fire on the same tokens as one, or whose decoder rows point the same way."""
+
+    target: FinishedRun
+    latent: Latent
+    by: Literal["jaccard", "conditional", "reverse", "pmi", "cosine"] = "jaccard"
+    """`jaccard`: tokens with both over tokens with either; `conditional`: P(neighbour | latent); `reverse`: P(latent |
+    neighbour); `pmi`: pointwise mutual information; `cosine`: of the decoder rows."""
+    top: int = 10
+    """Neighbours listed."""
+    runs: RunsFolder = RUNS
+    json: bool = False
+    """Print the neighbours as one JSON object."""
