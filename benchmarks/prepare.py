@@ -26,7 +26,7 @@ from torch import Tensor
 from monosem.ranks import Ranks, joined
 from monosem.recipe import PrepareRecipe
 from monosem.run import Stage
-from monosem.store import prepare, shards
+from monosem.store import preparation, shards, split
 from monosem.store.shards import ShardFile
 from monosem.store.stats import Statistics
 
@@ -71,13 +71,13 @@ def source_stage(args: argparse.Namespace) -> Stage:
     )
 
 
-def preparation(args: argparse.Namespace, ranks: Ranks) -> prepare._Preparation:
+def preparation(args: argparse.Namespace, ranks: Ranks) -> preparation.Preparation:
     source = source_stage(args).require()
     keys = {"shard_mb": args.shard_mb, "workers": args.workers, "geometric_median": args.geometric_median}
     recipe = PrepareRecipe.model_validate(keys)
     stage = Stage(args.folder / "batches", "batches", recipe.fingerprint_part(), {})
-    plan = prepare.Plan.of(source.manifest, recipe)
-    return prepare._Preparation(source, stage, recipe, SEED, plan, ranks)
+    plan = preparation.Plan.of(source.manifest, recipe)
+    return preparation.Preparation(source, stage, recipe, SEED, plan, ranks)
 
 
 def make_store(args: argparse.Namespace) -> Statistics:
@@ -107,7 +107,7 @@ def write_shard(stage: Stage, number: int, start: int, rows: int, d: int, sums: 
     """Gaussian rows; adds up those that will be trained on."""
     generator = torch.Generator().manual_seed(number)
     token = torch.arange(start, start + rows)
-    training = ~prepare.is_validation((token // SENTENCE).numpy(), PrepareRecipe().validation_fraction, SEED)
+    training = ~split.is_validation((token // SENTENCE).numpy(), PrepareRecipe().validation_fraction, SEED)
     spread = torch.linspace(0.5, 2, d)
 
     def blocks() -> Iterator[Tensor]:

@@ -15,7 +15,7 @@ from monosem.errors import RunError
 from monosem.evaluate import held_out, stage
 from monosem.lm.source import open_model
 from monosem.run import Run
-from monosem.store import prepare
+from monosem.store import split
 
 PARTS = ("reconstruction.json", "downstream.json", "latents.parquet", "steering.json", "evaluation.json")
 
@@ -80,7 +80,7 @@ def test_firing_figures_agree_with_the_examples(finished):
 def test_only_held_out_sentences_are_read(finished):
     numbers = held_out.numbers(finished)
     fraction, seed = finished.recipe.prepare.validation_fraction, finished.recipe.seed
-    assert prepare.is_validation(numbers, fraction, seed).all()
+    assert split.is_validation(numbers, fraction, seed).all()
     assert len(numbers) == len(set(numbers.tolist())) == finished.recipe.evaluate.sentences
 
 

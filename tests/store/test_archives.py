@@ -15,7 +15,7 @@ from source_store import Made, in_order, make_store, read_all
 from monosem.errors import StoreError
 from monosem.recipe import PrepareRecipe
 from monosem.run import Stage
-from monosem.store import inspection, prepare
+from monosem.store import inspection, preparation
 from monosem.store.archives import INDEX
 from monosem.store.loader import Loader, validation
 from monosem.store.pack import pack
@@ -58,7 +58,7 @@ def test_training_and_preparing_read_it_as_it_is(tmp_path: Path, dtype: torch.dt
     def prepared(source: Path, name: str) -> Path:
         opened = Stage(source, "activations", {"made": "for a test"}, {})
         stage = Stage(tmp_path / "batches" / name, "batches", {}, {})
-        prepare._Preparation(opened, stage, PrepareRecipe(), 0).make()
+        preparation.Preparation(opened, stage, PrepareRecipe(), 0).make()
         return stage.path
 
     plain, other = prepared(store.stage.path, "plain"), prepared(packed(store, tmp_path / "packed"), "other")

@@ -15,7 +15,7 @@ from monosem.atomic import sha256
 from monosem.errors import StoreError
 from monosem.recipe import PrepareRecipe, Recipe
 from monosem.run import Stage
-from monosem.store import prepare, shards
+from monosem.store import preparation, shards
 from monosem.store.encoding import Format, centre_of, row_bytes
 from monosem.store.loader import Loader, validation
 from monosem.store.pairs import Sample
@@ -102,7 +102,7 @@ def test_it_takes_half_the_bytes(tmp_path: Path) -> None:
 def test_prepare_and_every_reader_give_the_rows_that_were_stored(tmp_path: Path, d: int) -> None:
     store = make_store(tmp_path, d=d, dtype=torch.int8)
     stage = Stage(tmp_path / "batches" / "x", "batches", {}, {})
-    prepare._Preparation(store.stage, stage, PrepareRecipe(validation_fraction=0.2), 0).make()
+    preparation.Preparation(store.stage, stage, PrepareRecipe(validation_fraction=0.2), 0).make()
     train, held_out = read_all(stage.path, "train-"), read_all(stage.path, "validation-")
     both = type(train)(*(torch.cat(pair) for pair in zip(train, held_out, strict=True)))
     for found, expected in zip(in_order(both), in_order(store.rows), strict=True):
@@ -138,7 +138,7 @@ def test_shards_of_two_centres_are_not_mixed(tmp_path: Path) -> None:
     store.stage.manifest.shards[1] = store.stage.shards[1] = changed
     stage = Stage(tmp_path / "batches" / "x", "batches", {}, {})
     with pytest.raises(StoreError, match="activations of another format or int8 centre"):
-        prepare._Preparation(store.stage, stage, PrepareRecipe(), 0).make()
+        preparation.Preparation(store.stage, stage, PrepareRecipe(), 0).make()
 
 
 @pytest.mark.slow

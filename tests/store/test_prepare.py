@@ -19,10 +19,11 @@ from source_store import Made, in_order, make_store, read_all
 from monosem.errors import StoreError
 from monosem.recipe import PrepareRecipe, Recipe
 from monosem.run import Manifest, Run, Stage
-from monosem.store import inspection, median, prepare, remote
+from monosem.store import inspection, median, preparation, prepare, remote
 from monosem.store.pack import pack
-from monosem.store.prepare import Plan, is_validation
+from monosem.store.preparation import Plan
 from monosem.store.shards import open_shards
+from monosem.store.split import is_validation
 from monosem.store.stats import Statistics
 
 FRACTION = 0.2
@@ -42,7 +43,7 @@ def prepared(
     run = store.stage.path.parent.parent
     stage = Stage(run / "batches" / name, "batches", {"seed": seed}, {})
     recipe = PrepareRecipe(validation_fraction=fraction, workers=workers, **keys)
-    prepare._Preparation(store.stage, stage, recipe, seed, PLAN).make()
+    preparation.Preparation(store.stage, stage, recipe, seed, PLAN).make()
     return stage
 
 
@@ -122,7 +123,7 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(store: Made, consume: bool)
             source = Stage(run / "activations" / "1.resid_post", "activations", {{"made": "for a test"}}, {{}})
             stage = Stage(run / "batches" / "killed", "batches", {{"seed": 3}}, {{}})
             recipe = PrepareRecipe(validation_fraction={FRACTION}, workers=2, consume={consume})
-            prepare._Preparation(source, stage, recipe, 3, prepare.Plan(5, 2)).make()
+            preparation.Preparation(source, stage, recipe, 3, preparation.Plan(5, 2)).make()
         """
     )
     assert kills >= 4
@@ -284,7 +285,7 @@ def test_ranks_killed_ten_times_leave_the_files_of_one_process(tmp_path: Path, c
     store = make_store(tmp_path, sentences=9000, d=24, per_shard=30)
     whole = Stage(tmp_path / "batches" / "whole", "batches", {"seed": 3}, {})
     recipe = PrepareRecipe(validation_fraction=FRACTION, geometric_median=True)
-    prepare._Preparation(store.stage, whole, recipe, 3, Plan(60, 8)).make()
+    preparation.Preparation(store.stage, whole, recipe, 3, Plan(60, 8)).make()
     make_with_kills_of_ranks(
         f"""
         from pathlib import Path
@@ -297,7 +298,7 @@ def test_ranks_killed_ten_times_leave_the_files_of_one_process(tmp_path: Path, c
             source = Stage(run / "activations" / "1.resid_post", "activations", {{"made": "for a test"}}, {{}})
             stage = Stage(FOLDER, "batches", {{"seed": 3}}, {{}})
             keys = dict(validation_fraction={FRACTION}, workers=2, consume={consume}, geometric_median=True)
-            prepare._Preparation(source, stage, PrepareRecipe(**keys), 3, prepare.Plan(60, 8), ranks).make()
+            preparation.Preparation(source, stage, PrepareRecipe(**keys), 3, preparation.Plan(60, 8), ranks).make()
         """,
         longest=0.15,
     )

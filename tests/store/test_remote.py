@@ -18,7 +18,7 @@ from monosem.cli import main
 from monosem.errors import StoreError
 from monosem.recipe import PrepareRecipe
 from monosem.run import Stage
-from monosem.store import far, inspection, prepare, remote
+from monosem.store import far, inspection, preparation, remote
 from monosem.store.loader import Loader
 from monosem.store.pack import pack
 from monosem.store.shard_file import ShardFile
@@ -57,10 +57,10 @@ def batches(tmp_path: Path) -> Path:
     """Nine training shards."""
     stage = make_store(tmp_path / "run").stage
     made = Stage(tmp_path / "run" / "batches" / "1.resid_post", "batches", {"seed": 0}, {})
-    plan = prepare.Plan(9, 1)
-    preparation = prepare._Preparation(stage, made, PrepareRecipe(), 0)
-    preparation.plan = plan
-    preparation.make()
+    plan = preparation.Plan(9, 1)
+    prepared = preparation.Preparation(stage, made, PrepareRecipe(), 0)
+    prepared.plan = plan
+    prepared.make()
     return made.path
 
 
@@ -248,7 +248,7 @@ def test_prepare_reads_activations_from_anywhere(tmp_path: Path) -> None:
 
     def prepared(source: Stage, name: str) -> Path:
         stage = Stage(tmp_path / "batches" / name, "batches", {}, {})
-        prepare._Preparation(source, stage, PrepareRecipe(), 0).make()
+        preparation.Preparation(source, stage, PrepareRecipe(), 0).make()
         return stage.path
 
     source = Stage(tmp_path / "other" / "activations", "activations", {"made": "for a test"}, {})

@@ -6,13 +6,13 @@ from numpy.typing import NDArray
 from monosem.corpus import sentences, tokens
 from monosem.lm.tokenizer import Tokenizer
 from monosem.run import Run
-from monosem.store import prepare
+from monosem.store import split
 
 
 def numbers(run: Run) -> NDArray[np.int64]:
     """Numbers of the sentences that are read: as many as the recipe says."""
     every = np.arange(len(sentences.Sentences(run.folder("sentences"))))
-    apart = every[prepare.is_validation(every, run.recipe.prepare.validation_fraction, run.recipe.seed)]
+    apart = every[split.is_validation(every, run.recipe.prepare.validation_fraction, run.recipe.seed)]
     count = min(run.recipe.evaluate.sentences, len(apart))
     return apart[np.arange(count) * len(apart) // max(count, 1)]
 

@@ -23,7 +23,7 @@ from monosem.lm.source import open_model
 from monosem.recipe import Recipe
 from monosem.run import Run, Stage
 from monosem.sae import files
-from monosem.store import prepare
+from monosem.store import split
 from monosem.train import checkpoint, loop
 from monosem.train.optim import OptimSettings
 from monosem.train.settings import Plan, device_of, step_settings
@@ -202,7 +202,7 @@ class _Finetuning:
     def _reader(self) -> Reader:
         source = sentences.Sentences(self.run.folder("sentences"))
         every = np.arange(len(source))
-        validating = prepare.is_validation(every, self.recipe.prepare.validation_fraction, self.recipe.seed)
+        validating = split.is_validation(every, self.recipe.prepare.validation_fraction, self.recipe.seed)
         own, longest = self.recipe.finetune, self.recipe.corpus.max_tokens
         seed = seed_of(self.recipe)
         return Reader(source, every[~validating], self.model.tokenizer, longest, own.batch_tokens, seed)

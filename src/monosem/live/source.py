@@ -17,7 +17,7 @@ from monosem.live.reading import Reading
 from monosem.live.ring import Feed, Window
 from monosem.lm.protocol import LanguageModel
 from monosem.run import Run
-from monosem.store import prepare
+from monosem.store import split
 from monosem.store.loader import Cursor
 from monosem.store.pairs import Sample
 from monosem.store.stats import Statistics, merge
@@ -51,7 +51,7 @@ class Live:
             )
         sentences = Sentences(run.folder("sentences"))
         every = np.arange(len(sentences))
-        validating = prepare.is_validation(every, run.recipe.prepare.validation_fraction, run.recipe.seed)
+        validating = split.is_validation(every, run.recipe.prepare.validation_fraction, run.recipe.seed)
         self._training, self._validating = every[~validating], every[validating]
         if not len(self._training) or not len(self._validating):
             raise StoreError("the split leaves no sentence to train or to validate with; take more sentences")

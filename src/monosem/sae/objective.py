@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from monosem.kernels import ByLatent, DenseRows, Kernels, Pattern, Workspace
+from monosem.sae import reconstructions
 from monosem.sae.autoencoder import Autoencoder
 from monosem.sae.exchange import Exchange
-from monosem.sae.losses import AuxK, Revival, Weights, squared_sum
-from monosem.sae.nested import Nested, regroup
+from monosem.sae.losses import AuxK, Revival, Weights
+from monosem.sae.nested import Nested
 from monosem.sae.penalties import Penalty, penalise, penalise_silent
-from monosem.sae.sparsity import Encoder, Selection, Sparsity
+from monosem.sae.sparsity import Encoder, Sparsity
 
 
 @dataclass(frozen=True)
@@ -153,21 +154,23 @@ def gradients(
     encoder, w_dec, z, exchange = sae.encoder(), sae.W_dec.detach(), batch.z, sae.exchange
     selection = sparsity.candidates(kernels, z, encoder, workspace, exact=objective.exact)
     values = sparsity.activate(selection, encoder)
-    codes = _grouped(objective.nested, selection, values, exchange)
+    codes = reconstructions.grouped(objective.nested, selection, values, exchange)
     selection, values = codes.selection, codes.values
     latents = selection.pattern.indices
 
-    decoded = _decoded(selection.pattern, values)
+    decoded = reconstructions.decoded(selection.pattern, values)
     partial = exchange.add_up(kernels.decode(decoded.values, decoded.pattern, w_dec))
     with kernels.dense_products(exact=objective.exact):
         revival = _revival(sae, objective.aux, batch, dead, kernels, workspace, signed=sparsity.signed)
-    output = _errors(partial(), _left_to_codes(sae, batch, workspace), objective.nested)
+    output = reconstructions.errors_of(partial(), _left_to_codes(sae, batch, workspace), objective.nested)
     if revival is not None:
         with kernels.dense_products(exact=objective.exact):
             revival.decode(output.main)
-    main, nested = _squared(output, objective.nested)
+    main, nested = reconstructions.squared(output, objective.nested)
     further = None if batch.further is None else batch.further(output.main, main / batch.variance)
-    d_output = _d_output(output.all, batch.variance, objective.nested, further)
+    d_output = reconstructions.gradient_of(
+        output.all, batch.variance, objective.nested, None if further is None else further.gradient
+    )
     by_latent = kernels.by_latent(selection.pattern)
     d_values, dec_gradient = kernels.code_gradients(values, selection.pattern, by_latent, d_output, w_dec, workspace)
     with kernels.dense_products(exact=objective.exact):
@@ -226,45 +229,6 @@ def gradients(
     )
 
 
-class _Grouped(NamedTuple):
-    """Codes with one row for each (reconstruction, vector)."""
-
-    selection: Selection
-    values: Tensor
-    main: Tensor
-    """[nnz] or [] bool: the entries of the SAE's own reconstruction."""
-
-
-class _Decoded(NamedTuple):
-    """The entries that a reconstruction is made of."""
-
-    pattern: Pattern
-    values: Tensor
-
-
-def _decoded(pattern: Pattern, values: Tensor) -> _Decoded:
-    """All entries, or only those with a value where most candidates have none: around JumpReLU's thresholds."""
-    active = values != 0
-    if 2 * int(active.sum()) > len(values):
-        return _Decoded(pattern, values)
-    return _Decoded(pattern.kept(active), values[active])
-
-
-def _grouped(nested: Nested | None, selection: Selection, values: Tensor, exchange: Exchange) -> _Grouped:
-    if nested is None:
-        return _Grouped(selection, values, values.new_ones((), dtype=torch.bool))
-    group = nested.group(selection.pattern, values, exchange)
-    pattern, order = regroup(selection.pattern, group, nested.count)
-    return _Grouped(Selection(pattern, selection.pre[order]), values[order], group[order] <= nested.main)
-
-
-class _Errors(NamedTuple):
-    all: Tensor
-    """[G * B, d_out] reconstruction minus target."""
-    main: Tensor
-    """[B, d_out] a view: that of the SAE's own reconstruction."""
-
-
 def _left_to_codes(sae: Autoencoder, batch: Batch, workspace: Workspace) -> Tensor:
     """[B, d_out]: the target less what passes by the codes."""
     if sae.W_skip is None:
@@ -272,42 +236,6 @@ def _left_to_codes(sae: Autoencoder, batch: Batch, workspace: Workspace) -> Tens
     target = batch.target
     left = workspace.get("objective.target", tuple(target.shape), target.dtype, target.device)
     return torch.addmm(target, batch.z, sae.W_skip.detach().T, alpha=-1, out=left)
-
-
-def _errors(partial: Tensor, target: Tensor, nested: Nested | None) -> _Errors:
-    """From `partial [G * B, d_out]`, what each reconstruction adds to the one before; its memory is used."""
-    if nested is None:
-        error = partial.sub_(target)  # the bias is in both, and cancels
-        return _Errors(error, error)
-    each = partial.view(nested.count, *target.shape)
-    each[0] -= target
-    for later in range(1, nested.count):
-        each[later] += each[later - 1]
-    return _Errors(partial, each[nested.main])
-
-
-def _squared(errors: _Errors, nested: Nested | None) -> tuple[float, float]:
-    """Squared error of the SAE's own reconstruction, and the weighted sum of all."""
-    main = squared_sum(errors.main)
-    if nested is None:
-        return main, main
-    parts = errors.all.view(nested.count, *errors.main.shape)
-    return main, sum(weight * squared_sum(part) for weight, part in zip(nested.weights, parts, strict=True))
-
-
-def _d_output(errors: Tensor, variance: float, nested: Nested | None, further: Term | None) -> Tensor:
-    """[G * B, d_out] in place of `errors`: the gradient of every partial sum, which all later reconstructions hold."""
-    if nested is None:
-        errors.mul_(2 / variance)
-        return errors if further is None else errors.add_(further.gradient)
-    each = errors.view(nested.count, -1, errors.shape[1])
-    for part, weight in zip(each, nested.weights, strict=True):
-        part.mul_(2 * weight / variance)
-    if further is not None:
-        each[nested.main] += further.gradient
-    for earlier in reversed(range(nested.count - 1)):
-        each[earlier] += each[earlier + 1]
-    return errors
 
 
 def _revival(
