@@ -1,7 +1,7 @@
 """A dataset of the Hugging Face hub, streamed: nothing but what is read is downloaded.
 
-Only its files, read in order, tell where a document lies. So the number of the document that each begins with is kept in
-the cache, and who goes on in the middle begins with the file that holds the next one. To forget it costs time alone.
+Only its files, read in order, tell where a document lies. So the number of each one's first document is kept in the
+cache, and who goes on in the middle begins with the file that holds the next one. To forget it costs time alone.
 """
 
 import contextlib
