@@ -117,7 +117,7 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(store: Made, consume: bool)
         from pathlib import Path
         from monosem.recipe import PrepareRecipe
         from monosem.run import Stage, read_manifest
-        from monosem.store import prepare
+        from monosem.store import preparation
         run = Path({str(run)!r})
         def make():
             source = Stage(run / "activations" / "1.resid_post", "activations", {{"made": "for a test"}}, {{}})
@@ -291,7 +291,7 @@ def test_ranks_killed_ten_times_leave_the_files_of_one_process(tmp_path: Path, c
         from pathlib import Path
         from monosem.recipe import PrepareRecipe
         from monosem.run import Stage
-        from monosem.store import prepare
+        from monosem.store import preparation
         run = Path({str(tmp_path)!r})
         FOLDER = run / "batches" / "killed"
         def make(ranks):
