@@ -18,6 +18,7 @@ RESULT = "scores.json"
 SHOWN = {
     ("lexical", "balanced_accuracy"): "terms, balanced accuracy",
     ("lexical", "auroc"): "terms, AUROC",
+    ("lexical_tokens", "f1"): "terms at tokens, F1",
     ("n2g", "precision"): "patterns, precision",
     ("n2g", "recall"): "patterns, recall",
     ("n2g", "f1"): "patterns, F1",
