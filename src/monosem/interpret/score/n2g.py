@@ -80,7 +80,9 @@ class Learner:
         """[T]"""
         self._numbered = {shape: self._number(shape) for shape in SHAPES}
         places = sample.places
-        self._anchored = {(d,): (places.before(d) == (START if d > 0 else END)) & self.learns for (d,) in ANCHORS}
+        self._anchored: dict[Shape, NDArray[np.bool_]] = {
+            (d,): (places.before(d) == (START if d > 0 else END)) & self.learns for (d,) in ANCHORS
+        }
         """[T] by anchor."""
         self._anchored_count = {shape: int(there.sum()) for shape, there in self._anchored.items()}
 

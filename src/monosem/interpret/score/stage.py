@@ -176,7 +176,8 @@ class _Parts:
         return _save(file, by_model.score(self.inputs, self.by_token))
 
     def judged(self, file: Path) -> int:
-        return _save(file, by_judge.score(self.inputs, file.parent / JUDGE, self.stage.fingerprint))
+        written = _read(file.parent / "model.json")["latents"]
+        return _save(file, by_judge.score(self.inputs, file.parent / JUDGE, self.stage.fingerprint, written))
 
     def scores(self, file: Path) -> int:
         """All rows of the run's own latents, by latent."""
