@@ -56,7 +56,7 @@ def written(latent: int, topic: str) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def asked() -> tuple[Explainer, Outputs]:
     explainer = Explainer()
-    others = {latent: "mentions of nothing" for latent in TOPICS}
+    others = dict.fromkeys(TOPICS, "mentions of nothing")
     texts = [written(latent, topic) for latent, topic in TOPICS.items()]
     return explainer, steered.explain(explainer, texts, others, prefix="12345678")
 
@@ -65,8 +65,9 @@ def test_the_output_meaning_is_explained_from_both_texts_and_tokens(asked):
     explainer, found = asked
     assert found.meanings[0][:2] == ("texts about ships", 0.8)
     prompt = explainer.asked["12345678-L0-output"].prompt
-    for line in ("1. the day was long", "1. ships and ships", "2. my ships are", "Likelier: ␣ships", "Less likely: ␣the"):
-        assert line in prompt
+    assert "1. the day was long" in prompt
+    assert "1. ships and ships\n2. my ships are\n" in prompt
+    assert "Likelier: ␣ships\nLess likely: ␣the" in prompt
 
 
 def test_agreement_stands_beside_that_with_another_explanation(asked):
