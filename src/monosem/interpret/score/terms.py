@@ -7,6 +7,7 @@ A sentence is said to fire if it holds any of the terms. Knows no latent and no 
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from monosem.interpret.positions import within
 PIECE = re.compile(r"-[^\W_]+-?|[^\W_]+-")  # a token that is part of a word: "-ing", "un-", "-ver-"
 
 
+@lru_cache(maxsize=1 << 18)  # explanations share terms, and batches of latents share explanations
 def key_of(term: str) -> str:
     """What two spellings of one term have in common: case and white space do not count."""
     return term.casefold() if PIECE.fullmatch(term) else " ".join(unit.key for unit in units(term))
