@@ -45,6 +45,15 @@ def made_folder(tmp_path_factory: pytest.TempPathFactory, trained_folder: Path) 
     return copy
 
 
+@pytest.fixture
+def made(tmp_path: Path, made_folder: Path) -> Iterator[Run]:
+    """A copy of the run with examples, to make later stages in."""
+    copy = tmp_path / "run"
+    shutil.copytree(made_folder, copy)
+    yield Run.open(copy)
+    shutil.rmtree(copy)
+
+
 @pytest.fixture(scope="session")
 def one_server() -> Iterator[BatchServer]:
     server = BatchServer().start()

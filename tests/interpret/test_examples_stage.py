@@ -25,8 +25,16 @@ from monosem.store import shards
 FILES = examples.FILES
 
 
-def dense_codes(run: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+@pytest.fixture(scope="module")
+def stored_run(made_folder: Path) -> Run:
+    """With examples; only read."""
+    return Run.open(made_folder)
+
+
+@pytest.fixture(scope="module")
+def dense_codes(stored_run: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """[rows, n] codes of the whole store, with sentence and position of each row."""
+    run = stored_run
     encoder = files.load(run.folder("sae") / "final")
     stored = [shards.read(path) for path in shards.open_shards(run.folder("activations", run.recipe.hook_point)).paths]
     dense = [encoder.encode(part).dense() for rows in stored for part in rows.activations.split(encoding.ENCODE_ROWS)]
@@ -34,17 +42,17 @@ def dense_codes(run: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return torch.cat(dense).numpy(), sentence, torch.cat([rows.position for rows in stored]).numpy()
 
 
-def test_examples_equal_the_dense_computation(trained: Run):
-    counts = examples.make(trained).manifest.counts
-    dense, sentence, position = dense_codes(trained)
-    table = pq.read_table(trained.folder("examples") / tables.EXAMPLES)
+def test_examples_equal_the_dense_computation(stored_run: Run, dense_codes):
+    counts = examples.open_stage(stored_run).manifest.counts
+    dense, sentence, position = dense_codes
+    table = pq.read_table(stored_run.folder("examples") / tables.EXAMPLES)
     assert counts["rows"] == table.num_rows
     found: dict[tuple[int, str], list] = {}
     for row in table.to_pylist():
         found.setdefault((row["latent"], row["aggregation"]), []).append(row)
     numbers, starts = np.unique(sentence, return_index=True)
     lengths = np.diff(starts, append=len(sentence))
-    reserved = is_test(numbers, trained.recipe.examples.test_fraction, trained.recipe.seed)
+    reserved = is_test(numbers, stored_run.recipe.examples.test_fraction, stored_run.recipe.seed)
     assert 0.1 < reserved.mean() < 0.3
     scores = {
         "mean": (np.add.reduceat(dense, starts, dtype=np.float64) / lengths[:, None]).astype(np.float32),
@@ -54,7 +62,7 @@ def test_examples_equal_the_dense_computation(trained: Run):
     for aggregation, score in scores.items():
         for latent in range(dense.shape[1]):
             order = np.lexsort((numbers, -score[:, latent]))
-            order = order[(score[order, latent] > 0) & ~reserved[order]][: trained.recipe.examples.top]
+            order = order[(score[order, latent] > 0) & ~reserved[order]][: stored_run.recipe.examples.top]
             rows = found.get((latent, aggregation), [])
             assert [row["sentence"] for row in rows] == numbers[order].tolist()
             assert [row["value"] for row in rows] == score[order, latent].tolist()
@@ -65,17 +73,16 @@ def test_examples_equal_the_dense_computation(trained: Run):
                 assert row["values"] == dense[mine, latent].tolist()
 
 
-def test_what_is_reserved_is_never_shown_and_silent_means_silent(trained: Run):
-    examples.make(trained)
-    dense, sentence, position = dense_codes(trained)
+def test_what_is_reserved_is_never_shown_and_silent_means_silent(stored_run: Run, dense_codes):
+    dense, sentence, position = dense_codes
     numbers, starts = np.unique(sentence, return_index=True)
     strongest = np.maximum.reduceat(dense, starts)
     place = {number: i for i, number in enumerate(numbers.tolist())}
-    recipe = trained.recipe.examples
+    recipe = stored_run.recipe.examples
     kinds: dict[str, set[str]] = {}
     for name in examples.BY_LATENT:
-        rows = pq.read_table(trained.folder("examples") / name).to_pylist()
-        in_test = is_test(np.array([row["sentence"] for row in rows]), recipe.test_fraction, trained.recipe.seed)
+        rows = pq.read_table(stored_run.folder("examples") / name).to_pylist()
+        in_test = is_test(np.array([row["sentence"] for row in rows]), recipe.test_fraction, stored_run.recipe.seed)
         assert (in_test == (name == tables.TEST)).all()
         for row in rows:
             kind = row.get("aggregation") or row["kind"]
@@ -92,7 +99,7 @@ def test_what_is_reserved_is_never_shown_and_silent_means_silent(trained: Run):
         tables.NEGATIVES: {"hard", "silent"},
         tables.TEST: {"firing", "hard", "silent"},
     }
-    reserved = is_test(numbers, recipe.test_fraction, trained.recipe.seed)
+    reserved = is_test(numbers, recipe.test_fraction, stored_run.recipe.seed)
     firing = [row for row in rows if row["kind"] == "firing"]
     expected = np.minimum((strongest[reserved] > 0).sum(0), recipe.test)
     assert np.bincount([row["latent"] for row in firing], minlength=len(expected)).tolist() == expected.tolist()
@@ -101,10 +108,10 @@ def test_what_is_reserved_is_never_shown_and_silent_means_silent(trained: Run):
         assert row["positions"] == position[mine].tolist()
 
 
-def test_statistics_and_sentences_are_those_of_the_store(trained: Run):
-    counts = examples.make(trained).manifest.counts
-    dense, sentence, position = dense_codes(trained)
-    latents = pq.read_table(trained.folder("examples") / tables.LATENTS)
+def test_statistics_and_sentences_are_those_of_the_store(stored_run: Run, dense_codes):
+    counts = examples.open_stage(stored_run).manifest.counts
+    dense, sentence, position = dense_codes
+    latents = pq.read_table(stored_run.folder("examples") / tables.LATENTS)
     fires = (dense > 0).sum(0)
     assert latents["fire_count"].to_pylist() == fires.tolist()
     assert latents["density"].to_pylist() == (fires / len(dense)).tolist()
@@ -113,9 +120,9 @@ def test_statistics_and_sentences_are_those_of_the_store(trained: Run):
     starts = np.unique(sentence, return_index=True)[1]
     assert latents["sentence_count"].to_pylist() == (np.maximum.reduceat(dense, starts) > 0).sum(0).tolist()
 
-    shown = pq.read_table(trained.folder("examples") / tables.SENTENCES).to_pylist()
-    source = Sentences(trained.folder("sentences")).take([row["sentence"] for row in shown]).to_pylist()
-    tokenizer = open_model(trained.recipe.model).tokenizer
+    shown = pq.read_table(stored_run.folder("examples") / tables.SENTENCES).to_pylist()
+    source = Sentences(stored_run.folder("sentences")).take([row["sentence"] for row in shown]).to_pylist()
+    tokenizer = open_model(stored_run.recipe.model).tokenizer
     assert [row["text"] for row in shown] == [row["text"] for row in source]
     assert [row["label"] for row in shown] == [row["label"] for row in source]
     for row in shown[::50]:
@@ -144,7 +151,7 @@ examples.make(Run.open(Path(sys.argv[1])))
 
 
 @pytest.mark.parametrize(("function", "calls"), [("collect_shard", 2), ("_with_spans", 0)])
-def test_killed_and_made_again_gives_the_same_bytes(trained: Run, function, calls, monkeypatch):
+def test_killed_and_made_again_gives_the_same_bytes(trained: Run, made_folder: Path, function, calls, monkeypatch):
     script = KILLED.format(function=function, calls=calls)
     ended = subprocess.run([sys.executable, "-c", script, str(trained.path)], check=False, capture_output=True)
     assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
@@ -157,12 +164,10 @@ def test_killed_and_made_again_gives_the_same_bytes(trained: Run, function, call
     total = len(shards.open_shards(trained.folder("activations", trained.recipe.hook_point)).paths)
     assert len(read) == (total - calls if calls else 0), "finished shards are not read again"
     assert sorted(path.name for path in trained.folder("examples").iterdir()) == sorted([*FILES, "manifest.json"])
-    trained.remove(["codes", "examples"])
-    examples.make(trained)
-    assert {name: (trained.folder("examples") / name).read_bytes() for name in FILES} == resumed
+    assert {name: (made_folder / "examples" / name).read_bytes() for name in FILES} == resumed
 
 
-def test_killed_while_encoding_it_goes_on_with_the_same_bytes(trained: Run, monkeypatch):
+def test_killed_while_encoding_it_goes_on_with_the_same_bytes(trained: Run, made_folder: Path):
     script = KILLED.replace("import examples", "import encoding, examples").replace("examples.{f", "encoding.{f")
     ended = subprocess.run(
         [sys.executable, "-c", script.format(function="encode", calls=2), str(trained.path)], check=False
@@ -171,14 +176,12 @@ def test_killed_while_encoding_it_goes_on_with_the_same_bytes(trained: Run, monk
     names = [shard.name for shard in encoding.make(trained).manifest.shards]
     resumed = [(trained.folder("codes") / name).read_bytes() for name in names]
     assert len(names) == len(shards.open_shards(trained.folder("activations", trained.recipe.hook_point)).paths) > 2
-    trained.remove(["codes"])
-    encoding.make(trained)
-    assert [(trained.folder("codes") / name).read_bytes() for name in names] == resumed
+    assert [(made_folder / "codes" / name).read_bytes() for name in names] == resumed
     assert sorted(path.name for path in trained.folder("codes").iterdir()) == [*names, "manifest.json"]
 
 
-def test_examples_of_another_sae_are_refused(trained: Run, tmp_path: Path):
-    examples.make(trained)
+def test_examples_of_another_sae_are_refused(stored_run: Run, tmp_path: Path):
+    trained = stored_run
     other = trained.recipe.sae.model_copy(update={"k": 8})
     run = Run(trained.path, trained.recipe.model_copy(update={"sae": other}))
     with pytest.raises(RunError, match="sae: made with another recipe"):
@@ -201,23 +204,22 @@ def test_latents_that_never_fire_are_listed_and_have_no_examples(trained: Run):
     assert cards.card(trained.path, 0).warnings == ["dead: it never fires on the stored activations"]
 
 
-def test_every_latent_has_a_line_and_says_why_when_it_has_no_explanation(trained: Run):
-    examples.make(trained)
-    counts = explain.make(trained).manifest.counts
-    lines = (trained.folder("explanations") / explain.EXPLANATIONS).read_text(encoding="utf-8").splitlines()
+def test_every_latent_has_a_line_and_says_why_when_it_has_no_explanation(made: Run):
+    counts = explain.make(made).manifest.counts
+    lines = (made.folder("explanations") / explain.EXPLANATIONS).read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
-    assert [row["latent"] for row in rows] == list(range(trained.recipe.sae.n))
-    fires = cards.read_statistics(trained.path)["fire_count"].to_pylist()
+    assert [row["latent"] for row in rows] == list(range(made.recipe.sae.n))
+    fires = cards.read_statistics(made.path)["fire_count"].to_pylist()
     for row in rows:
         assert (row["explanation"] is None) == (row["reason"] is not None) == (row["certainty"] is None)
         assert row["provider"] == "lexical"
         assert row["explanation"] is None or 0 <= row["certainty"] <= 1
         assert (fires[row["latent"]] == 0) == (row["reason"] or "").startswith("dead")
     assert counts["explained"] == sum(row["explanation"] is not None for row in rows) > 0
-    first = (trained.folder("explanations") / explain.EXPLANATIONS).read_bytes()
-    trained.remove(["explanations"])
-    explain.make(trained)
-    assert (trained.folder("explanations") / explain.EXPLANATIONS).read_bytes() == first
+    first = (made.folder("explanations") / explain.EXPLANATIONS).read_bytes()
+    made.remove(["explanations"])
+    explain.make(made)
+    assert (made.folder("explanations") / explain.EXPLANATIONS).read_bytes() == first
 
 
 def test_a_damaged_shard_is_named(trained: Run):

@@ -1,6 +1,8 @@
 """n-grams, groups and token-only latents, planted and on a small run."""
 
 import json
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from monosem import cli
-from monosem.interpret import encoding, examples, grouping, groups, lexicons, tables, token_only
+from monosem.interpret import encoding, grouping, groups, lexicons, tables, token_only
 from monosem.interpret.codes import Codes, StoredCodes
 from monosem.interpret.lexical import Example, Lexicon
 from monosem.interpret.ngrams import TermIndex
@@ -127,11 +129,14 @@ def test_equal_tokens_are_one_class(trained: Run):
     assert all(name == name.casefold() for name in classes.names)
 
 
-@pytest.fixture
-def grouped(trained: Run) -> Run:
-    examples.make(trained)
-    groups.make(trained)
-    return trained
+@pytest.fixture(scope="module")
+def grouped(made_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """With groups; only read."""
+    copy = tmp_path_factory.mktemp("grouped") / "run"
+    shutil.copytree(made_folder, copy)
+    run = Run.open(copy)
+    groups.make(run)
+    return run
 
 
 def test_the_stage_has_a_row_for_every_latent_and_counts_the_whole_store(grouped: Run):
@@ -179,12 +184,12 @@ def test_batches_of_latents_bound_the_index(grouped: Run, monkeypatch: pytest.Mo
             assert [one.values for one in found] == [one.values for one in expected]
 
 
-def test_made_again_it_has_the_same_bytes_and_show_prints_it(grouped: Run, capsys: pytest.CaptureFixture[str]):
+def test_made_again_it_has_the_same_bytes_and_show_prints_it(
+    grouped: Run, made: Run, capsys: pytest.CaptureFixture[str]
+):
     path = grouped.folder("groups") / tables.GROUPS
-    first = path.read_bytes()
-    grouped.remove(["groups"])
-    groups.make(grouped)
-    assert path.read_bytes() == first
+    groups.make(made)
+    assert path.read_bytes() == (made.folder("groups") / tables.GROUPS).read_bytes()
     latent = next(row["latent"] for row in pq.read_table(path).to_pylist() if row["clusters"])
     cli.main(["show", str(grouped.path), str(latent)])
     assert "of its sentences" in capsys.readouterr().out

@@ -94,6 +94,8 @@ class Card(NamedTuple):
     """None where the stage `groups` has not been made."""
     scores: Sequence[grades.Figure] = ()
     """How good the explanation is, where it has been graded."""
+    steered: grades.Steered | None = None
+    """What it does to texts; None where no text was written under it."""
 
 
 class Hit(NamedTuple):
@@ -130,14 +132,14 @@ def cards(run_folder: Path, latents: Sequence[int], most: int | None = None) -> 
     examples = _examples(run_folder, latents, most)
     output = {row["latent"]: row for row in _of_stage(run_folder / "evaluation" / tables.LATENTS, latents)}
     groups = {row["latent"]: row for row in _of_stage(run_folder / "groups" / tables.GROUPS, latents)}
-    scores = grades.figures(run_folder, latents)
+    scores, steered = grades.figures(run_folder, latents), grades.steered(run_folder, latents)
     rows = statistics.take(pa.array(latents, type=pa.int64())).to_pylist()
     made = [
         _card(n, row, explanations.get(row["latent"]), examples.get(row["latent"], {}), output.get(row["latent"], {}))
         for row in rows
     ]
     made = [_with_groups(card, groups[card.latent]) if card.latent in groups else card for card in made]
-    return [card._replace(scores=scores.get(card.latent, [])) for card in made]
+    return [card._replace(scores=scores.get(card.latent, []), steered=steered.get(card.latent)) for card in made]
 
 
 def read_statistics(run_folder: Path) -> pa.Table:

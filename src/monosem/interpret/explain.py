@@ -1,38 +1,32 @@
 """The stage `explanations`: says in words what each latent reacts to, one JSON object a latent.
 
-Flow: `lexical` makes a term index of the example sentences and a part of the corpus, evenly spread, and explains latent
-by latent; any other provider is asked (`Asking`). A latent that cannot be explained stands in the file as well, with
-`explanation` null and the reason.
+Flow: `lexical` compares each latent's examples with an even sample of the corpus, a batch of latents at a time; any
+other provider is asked (`Asking`). A latent that cannot be explained stands in the file as well, with `explanation`
+null and the reason.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from monosem import progress
 from monosem.atomic import atomic_path
-from monosem.corpus.sentences import Sentences
-from monosem.errors import RecipeError, RunError
-from monosem.interpret import examples, tables
+from monosem.errors import RecipeError
+from monosem.interpret import examples, lexicons, tables
 from monosem.interpret.asking import DEAD, Asking
 from monosem.interpret.cards import EXPLANATIONS
-from monosem.interpret.lexical import Example, Explanation, Lexicon
-from monosem.interpret.ngrams import TermIndex
+from monosem.interpret.lexical import Explanation
 from monosem.interpret.prompts import Prompter
-from monosem.interpret.providers.ledger import Ledger
-from monosem.interpret.providers.prices import OWN_MACHINE
-from monosem.lm.source import open_tokenizer
+from monosem.interpret.providers import paid
 from monosem.recipe import Recipe
 from monosem.run import Run, Stage, read_manifest
 
-CORPUS_SENTENCES = 200_000  # at most, that stand for the whole corpus
-LATENTS_AT_ONCE = 2048
+LATER = ("evaluate", "score", "report")
+"""Stages whose `--redo` leaves explanations as they are."""
 
 
 def open_stage(run: Run) -> Stage:
@@ -77,17 +71,10 @@ def check(run: Run, verbs: Sequence[str], redo: str | None) -> None:  # noqa: AR
     Raises:
         RunError: `--redo` would delete them.
     """
-    folder = run.folder("explanations")
-    if redo in (None, "evaluate", "report") or (manifest := read_manifest(folder)) is None:
-        return
-    if (
-        any(event.kind == "intent" for event in Ledger(folder).events)
-        and manifest.recipe["provider"] not in OWN_MACHINE
-    ):
-        raise RunError(
-            f"{folder}: holds answers that {manifest.recipe['provider']} was asked for, and --redo {redo} would delete "
-            f"them; move the folder away first, or give the new run its own --name"
-        )
+    if redo not in (None, *LATER):
+        folder = run.folder("explanations")
+        manifest = read_manifest(folder)
+        paid.keep(folder, manifest.recipe["provider"] if manifest else None, redo)
 
 
 def check_aggregation(recipe: Recipe) -> None:
@@ -103,32 +90,28 @@ def _make_lexical(run: Run, stage: Stage) -> Stage:
     source = examples.open_stage(run).require()
     stage.begin()
     stage.shards = []
-    explained = 0
+    counts = Counter[bool]()
     with atomic_path(stage.path / EXPLANATIONS) as temporary, temporary.open("w", encoding="utf-8") as file:
-        rows = list(_explanations(run, source.path))
-        for row in rows:
+        for row in _explanations(run, source.path):
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            explained += row["explanation"] is not None
-    stage.add_shard(EXPLANATIONS, len(rows))
-    stage.finish(explained=explained, unexplained=len(rows) - explained)
+            counts[row["explanation"] is not None] += 1
+    stage.add_shard(EXPLANATIONS, counts.total())
+    stage.finish(explained=counts[True], unexplained=counts[False])
     return stage
 
 
 def _explanations(run: Run, folder: Path) -> Iterator[dict[str, Any]]:
     """One object for each latent, in order."""
-    recipe = run.recipe
-    latents = pq.read_table(folder / tables.LATENTS, columns=["fire_count"])["fire_count"].to_numpy()
-    lexicon, place = _lexicon(run, pq.read_table(folder / tables.SENTENCES))
-    with progress.progress("explain", len(latents), "latents") as advance:
-        for start in range(0, len(latents), LATENTS_AT_ONCE):
-            numbers = np.arange(start, min(start + LATENTS_AT_ONCE, len(latents)))
-            found = read_examples(folder, numbers, recipe.explain.aggregation, place)
-            for latent in numbers.tolist():
-                explanation = lexicon.explain(latent, found.get(latent, []), recipe.explain.terms)
-                if latents[latent] == 0:
+    recipe = run.recipe.explain
+    fired = pq.read_table(folder / tables.LATENTS, columns=["fire_count"])["fire_count"].to_numpy()
+    with progress.progress("explain", len(fired), "latents") as advance:
+        for batch in lexicons.batches(run, [recipe.aggregation]):
+            for latent in batch.latents.tolist():
+                explanation = batch.lexicon.explain(latent, batch.examples.get(latent, []), recipe.terms)
+                if fired[latent] == 0:
                     explanation = explanation._replace(reason=DEAD)
-                yield _row(latent, explanation, recipe.explain.aggregation)
-            advance(len(numbers))
+                yield _row(latent, explanation, recipe.aggregation)
+                advance(1)
 
 
 def _row(latent: int, explanation: Explanation, aggregation: str) -> dict[str, Any]:
@@ -142,35 +125,3 @@ def _row(latent: int, explanation: Explanation, aggregation: str) -> dict[str, A
         "terms": [term._asdict() for term in explanation.terms],
         "provenance": {"aggregation": aggregation, "held_examples": explanation.held},
     }
-
-
-def read_examples(
-    folder: Path, latents: NDArray[np.int64], aggregation: str, place: dict[int, int]
-) -> dict[int, list[Example]]:
-    """The examples of some latents, best first; `place` gives a sentence's number in the index."""
-    table = tables.read_sorted(folder / tables.EXAMPLES, "latent", latents)
-    names = ("latent", "aggregation", "sentence", "positions", "values")
-    found: dict[int, list[Example]] = {}
-    for latent, by, sentence, positions, values in zip(*(table[name].to_pylist() for name in names), strict=True):
-        if by == aggregation:
-            found.setdefault(latent, []).append(Example(place[sentence], positions, values))
-    return found
-
-
-def _lexicon(run: Run, shown: pa.Table) -> tuple[Lexicon, dict[int, int]]:
-    """The lexicon of the corpus and the example sentences, and each sentence's place in it."""
-    source = Sentences(run.folder("sentences"))
-    step = max(1, -(-len(source) // CORPUS_SENTENCES))
-    numbers = np.arange(0, len(source), step)
-    others = np.setdiff1d(numbers, shown["sentence"].to_numpy())
-    other_texts = source.take(others, columns=["text"])["text"].to_pylist()
-    texts = shown["text"].to_pylist() + other_texts
-    spans = list(zip(shown["starts"].to_pylist(), shown["ends"].to_pylist(), strict=True))
-    if other_texts:
-        tokenizer = open_tokenizer(run.recipe.model)
-        read = [tokenizer.spans(text) for text in other_texts]
-        most = run.recipe.corpus.max_tokens
-        spans += [(found.starts[:most], found.ends[:most]) for found in read]
-    sentence = np.concatenate([shown["sentence"].to_numpy(), others])
-    place = {number: i for i, number in enumerate(sentence.tolist())}
-    return Lexicon(TermIndex.build(texts, spans), sentence % step == 0, run.recipe.seed), place

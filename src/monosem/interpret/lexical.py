@@ -2,17 +2,19 @@
 
 Flow: a share of the examples is set aside first; in the others, terms at the firing token, just before it, and anywhere
 in the sentence are compared with the corpus by log-odds with an informative Dirichlet prior; the terms that together
-tell the examples from the corpus best are the explanation; its certainty is measured on the examples set aside. Knows
+tell the examples from the corpus best are the explanation. Where the latent fires at certain places of a sentence,
+these are told beside the terms, or alone if they say more. The certainty is measured on the examples set aside. Knows
 nothing of files.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from monosem.interpret.ngrams import ORDERS, PIECE, Ints, TermIndex
+from monosem.interpret.positions import Background, Found, stand
 
 PRIOR = 500.0  # terms that the prior weighs as much as, spread as in the corpus
 MIN_Z = 3.0
@@ -23,6 +25,7 @@ HELD_SHARE = 0.3
 STRONG = 0.5  # of a sentence's highest value: tokens that fire at least so much count as firing
 NEAR_BEST = 0.9  # of the best gain: terms that gain this much are told apart by kind and z
 KINDS = ("at", "before", "about")  # preferred in this order
+POSITION = "position"  # kind of a term that names a rule of `positions`
 
 
 class Example(NamedTuple):
@@ -41,13 +44,13 @@ class Term(NamedTuple):
 
     text: str
     kind: str
-    """`at` the firing token, `before` it, or anywhere in the sentence (`about`)."""
+    """`at` the firing token, `before` it, or anywhere in the sentence (`about`); `position`: where the token stands."""
     z: float
-    """Log-odds against the corpus over its standard deviation."""
+    """Log-odds against the corpus over its standard deviation; of a position, its share against the corpus's."""
     share: float
-    """Of the examples that chose it: in how many it was found."""
+    """Of the examples that chose it: in how many it was found. Of a position: of their firing tokens."""
     corpus_share: float
-    """Of all sentences of the corpus: in how many it stands, anywhere."""
+    """Of all sentences of the corpus: in how many it stands, anywhere. Of a position: of all tokens."""
 
 
 class Ngram(NamedTuple):
@@ -69,7 +72,8 @@ class Explanation(NamedTuple):
     text: str | None
     certainty: float | None
     """Share of the held-out examples that hold at least one of the terms, minus the share of all sentences of the
-    corpus that do (Youden's J), at least 0. None where there is no text."""
+    corpus that do (Youden's J), at least 0. With a position: share of their firing tokens that stand there, in a
+    sentence with a term if there are any, minus the share of all tokens that stand there. None without a text."""
     terms: list[Term]
     held: int
     """Examples that were set aside."""
@@ -83,6 +87,17 @@ class _Candidate(NamedTuple):
     z: float
     found: NDArray[np.bool_]
     """Which of the examples."""
+
+
+class _Where(NamedTuple):
+    """Where a latent fires strongly."""
+
+    sentence: Ints
+    """[T] number in the index."""
+    position: Ints
+    """[T] of each token in it."""
+    length: Ints
+    """[T] tokens of the sentence."""
 
 
 class Lexicon:
@@ -102,6 +117,7 @@ class Lexicon:
         """[terms] sentences of the corpus that hold each term."""
         self._words = int(self._frequency[index.family == 0].sum())
         """Words of the corpus, each counted once a sentence."""
+        self._background = Background(np.diff(index.token_offsets)[in_corpus])
 
     def explain(self, latent: int, examples: Sequence[Example], most: int) -> Explanation:
         """Find up to `most` terms for a latent's examples."""
@@ -110,11 +126,21 @@ class Lexicon:
         order = np.random.default_rng((self._seed, latent)).permutation(len(examples))
         held = [examples[i] for i in order[: round(HELD_SHARE * len(examples))]]
         chosen_from = [examples[i] for i in sorted(order[len(held) :])]
-        chosen = self._choose(self._candidates(chosen_from), len(chosen_from), most)
-        if not chosen:
+        at = self._where(chosen_from)
+        places = self._background.choose(at.position, at.length)
+        chosen = self._choose(self._candidates(chosen_from), len(chosen_from), most - len(places))
+        names = [place.name for place in places]
+        if places and chosen and self._covered(chosen) <= self._background.gain(names, at.position, at.length):
+            chosen = []  # what the words say besides is chance: it fires there without them
+        if not chosen and not places:
             return Explanation(None, None, [], len(held), "no word sets its sentences apart from the corpus")
         terms = [self._describe(candidate, chosen_from) for candidate in chosen]
-        certainty = self.certainty([candidate.term for candidate in chosen], [example.sentence for example in held])
+        numbers = [candidate.term for candidate in chosen]
+        if places:
+            terms += map(_told, places)
+            certainty = self._certainty_there(names, numbers, held)
+        else:
+            certainty = self.certainty(numbers, [example.sentence for example in held])
         return Explanation(sentence_of(terms), certainty, terms, len(held))
 
     def over_represented(self, examples: Sequence[Example], most: int) -> list[Ngram]:
@@ -147,6 +173,25 @@ class Lexicon:
         holders = self._holders(terms)
         share = np.isin(held, holders).mean()
         return max(0.0, float(share - self._in_corpus[holders].sum() / max(self._size, 1)))
+
+    def _certainty_there(self, places: Sequence[str], terms: Sequence[int], held: Sequence[Example]) -> float:
+        """Of an explanation with positions. What else the corpus holds there is not counted, so it is rather low."""
+        at = self._where(held)
+        told = stand(places, at.position, at.length)
+        if terms:
+            told &= np.isin(at.sentence, self._holders(terms))
+        return max(0.0, float(told.mean()) - self._background.share(places))
+
+    def _where(self, examples: Sequence[Example]) -> _Where:
+        token, _, holder = self._strong(examples)
+        sentence = np.array([example.sentence for example in examples], dtype=np.int64)[holder]
+        first, stop = self.index.token_offsets[sentence], self.index.token_offsets[sentence + 1]
+        return _Where(sentence, token - first, stop - first)
+
+    @staticmethod
+    def _covered(chosen: Sequence[_Candidate]) -> float:
+        """Share of the examples that hold one of the terms."""
+        return float(np.any([candidate.found for candidate in chosen], axis=0).mean())
 
     def _holders(self, terms: Sequence[int]) -> Ints:
         return np.unique(np.concatenate([self.index.by_term.of(term) for term in terms]))
@@ -257,9 +302,16 @@ class Lexicon:
         )
 
 
+def _told(place: Found) -> Term:
+    return Term(place.name, POSITION, round(place.z, 3), round(place.share, 4), round(place.corpus_share, 6))
+
+
 def sentence_of(terms: Sequence[Term]) -> str:
-    """The terms as a line to read: `"United Nations" (at the firing token); after "of the"; about: treaty, council`."""
-    by_kind = {kind: [term.text for term in terms if term.kind == kind] for kind in KINDS}
+    """The terms as a line to read: `"United Nations" (at the firing token); after "of the"; about: treaty, council`.
+
+    With positions: `"The" (at the firing token); only at the first token of the sentence`.
+    """
+    by_kind = {kind: [term.text for term in terms if term.kind == kind] for kind in (*KINDS, POSITION)}
     parts = []
     if by_kind["at"]:
         parts.append(", ".join(f'"{text}"' for text in by_kind["at"]) + " (at the firing token)")
@@ -267,4 +319,11 @@ def sentence_of(terms: Sequence[Term]) -> str:
         parts.append("after " + ", ".join(f'"{text}"' for text in by_kind["before"]))
     if by_kind["about"]:
         parts.append("about: " + ", ".join(by_kind["about"]))
+    if by_kind[POSITION]:
+        parts.append(("only " if parts else "") + "at the " + ", the ".join(by_kind[POSITION]))
     return "; ".join(parts)
+
+
+def of_sentence(terms: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The terms, as `Term` objects of JSON, that tell sentences apart: words, or positions where there are no words."""
+    return [term for term in terms if term["kind"] != POSITION] or list(terms)

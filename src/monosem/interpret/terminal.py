@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from monosem.interpret.cards import Card, Grouped, Hit, Shown, visible
-from monosem.interpret.score.shown import Figure
+from monosem.interpret.score.shown import Figure, Steered
 
 HEAT = (214, 92, 20)  # of the strongest token; weaker ones fade towards black
 FIRST = ("max", "mean", "last", "quantile", "random")
@@ -34,6 +34,8 @@ def show_card(card: Card, sentences: int = 8) -> RenderableType:
         parts.append(_tokens("raises", card.raised))
     if card.lowered:
         parts.append(_tokens("lowers", card.lowered))
+    if card.steered is not None:
+        parts.append(_steered(card.steered))
     if card.grouped is not None:
         parts.append(_grouped(card.grouped))
     for aggregation in sorted(card.examples, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST)):
@@ -91,6 +93,16 @@ def _scores(figures: Sequence[Figure]) -> Table:
 
 def _tokens(what: str, tokens: Sequence[str]) -> Text:
     return Text(f"{what}  ", style="dim").append("  ".join(visible(token) for token in tokens[:10]), style="default")
+
+
+def _steered(steered: Steered) -> Text:
+    """What it does to texts, under what it reacts to."""
+    told = steered.meaning or ", ".join(steered.words) or "no words"
+    text = Text("brings in  ", style="dim").append(told, style="bold")
+    text.append(f"   certainty {steered.certainty:.2f}" if steered.certainty is not None else "", style="dim")
+    for name, written in (("plain", steered.plain), ("steered", steered.text)):
+        text.append(f"\n{name:>9}  ", style="dim").append(" ".join(written.split()), style="default")
+    return text
 
 
 def _grouped(grouped: Grouped) -> Text:

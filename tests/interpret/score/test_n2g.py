@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from monosem.interpret.codes import Codes
+from monosem.interpret.score import token_score
 from monosem.interpret.score.n2g import Found, Learner, compare
-from monosem.interpret.score.places import NOWHERE, START, Pattern, Places
+from monosem.interpret.score.places import END, NOWHERE, START, Pattern, Places
 from monosem.interpret.score.sample import Sample, evenly
 from monosem.interpret.score.token_score import TokenScore
 
@@ -36,7 +37,11 @@ RULES = {
     "bigram": lambda row, i: i > 0 and row[i - 1 : i + 1] == [UNITED, NATIONS],
     "topic": lambda row, i: row[i] in TOPIC,
     "after": lambda row, i: i > 0 and row[i - 1] == VULCAN,
+    "first": lambda _, i: i == 0,
     "position": lambda _, i: i == 1,
+    "fifth": lambda _, i: i == 4,
+    "last": lambda row, i: i == len(row) - 1,
+    "third from the end": lambda row, i: i == len(row) - 3,
 }
 NAMES = list(RULES)
 
@@ -63,7 +68,7 @@ def graded() -> tuple[Sample, TokenScore, dict]:
     reserved = np.arange(len(sample)) % 4 == 0
     learner = Learner(sample, reserved)
     patterns = {latent: learner.learn(latent) for latent in range(sample.n)}
-    return sample, TokenScore(sample, reserved, patterns, shuffles=15, seed=0), patterns
+    return sample, token_score.of_patterns(sample, reserved, patterns, shuffles=15, seed=0), patterns
 
 
 @pytest.mark.parametrize("rule", NAMES)
@@ -81,7 +86,9 @@ def test_a_planted_rule_is_recovered_and_shuffled_patterns_do_not(graded, rule):
 
 def test_a_latent_that_fires_anywhere_has_no_patterns_worth_the_name(graded):
     _, score, _ = graded
-    f1 = [row.value for latent in range(len(NAMES), 20) for row in score.judge(latent) if row.figure == "f1"]
+    f1 = [
+        row.value for latent in range(len(NAMES), len(NAMES) + 15) for row in score.judge(latent) if row.figure == "f1"
+    ]
     assert len(f1) == 15
     assert np.mean(f1) < 0.1
 
@@ -97,7 +104,16 @@ def test_the_frequency_baseline_is_the_commonest_token(graded):
 
 @pytest.mark.parametrize(
     ("rule", "expected"),
-    [("word", (VULCAN,)), ("bigram", (UNITED, NATIONS)), ("after", (VULCAN, None)), ("position", (START, None, None))],
+    [
+        ("word", (VULCAN,)),
+        ("bigram", (UNITED, NATIONS)),
+        ("after", (VULCAN, None)),
+        ("first", (START, None)),
+        ("position", (START, None, None)),
+        ("fifth", (START, None, None, None, None, None)),
+        ("last", (None, END)),
+        ("third from the end", (None, None, None, END)),
+    ],
 )
 def test_patterns_read_as_the_rule(graded, rule, expected):
     _, _, patterns = graded
@@ -124,6 +140,9 @@ def test_places_find_patterns_as_a_plain_search_does():
     ids = [rng.integers(0, 4, rng.integers(1, 7)).tolist() for _ in range(60)]
     offsets = np.append(0, np.cumsum([len(row) for row in ids]))
     places = Places(np.concatenate(ids), offsets)
+    for d in range(1, 4):
+        ends = [start + len(row) - d for row, start in zip(ids, offsets, strict=False) if len(row) >= d]
+        assert places.find([Pattern((*[None] * d, END), 1.0, 1)]).tolist() == ends
     choices = [None, 0, 1, 2, 3, START]
     for _ in range(200):
         body = [choices[i] for i in rng.integers(0, 5, rng.integers(1, 4))]

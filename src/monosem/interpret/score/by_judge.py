@@ -1,32 +1,44 @@
-"""What a judge says of some latents: detection, fuzzing, intruder and simulation, own and shuffled explanations.
+"""What a judge says of some latents: detection, fuzzing, intruder and simulation, own and shuffled explanations; and of
+the texts that were written under steering.
 
 The provider is one of those that explain; it keeps its ledger, requests and answers below `scores/judge/`, and is asked
 nothing twice.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from monosem.interpret.providers.open import open_provider
 from monosem.interpret.providers.protocol import Provider
-from monosem.interpret.score import judge
+from monosem.interpret.score import judge, steered
 from monosem.interpret.score.inputs import Inputs
 from monosem.interpret.score.trials import SCORES, Trial, Trials
 from monosem.recipe import Recipe
 
 
-def score(inputs: Inputs, folder: Path, owner: str) -> dict[str, Any]:
-    """`rows` and `bill`, ready for JSON; nothing where the recipe names no judge.
+def score(inputs: Inputs, folder: Path, owner: str, written: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """`rows`, `meanings` and `bill`, ready for JSON; nothing where the recipe names no judge.
+
+    Args:
+        written: `latents` of `model.json`: what was written under steering.
 
     Raises:
         RecipeError, ProviderError: as `open_provider` and `Provider.answer`.
     """
     if inputs.recipe.judge == "none":
-        return {"rows": [], "bill": None}
-    provider = open_provider(judging(inputs.run.recipe), folder, owner)
-    rows, bill = ask(inputs, provider, prefix=owner[:8])
-    usd = None if provider.price is None else provider.price.of(bill.usage)
-    return {"rows": [row._asdict() for row in rows], "bill": {**bill.figures(), "usd": usd}}
+        return {"rows": [], "meanings": {}, "bill": None}
+    with open_provider(judging(inputs.run.recipe), folder, owner) as provider:
+        rows, bill = ask(inputs, provider, prefix=owner[:8])
+        others = inputs.others([one["latent"] for one in written])
+        outputs = steered.explain(provider, written, others, prefix=owner[:8])
+        total = bill.plus(outputs.bill)
+        usd = None if provider.price is None else provider.price.of(total.usage)
+    return {
+        "rows": [row._asdict() for row in (*rows, *outputs.rows)],
+        "meanings": {latent: reply._asdict() for latent, reply in outputs.meanings.items()},
+        "bill": {**total.figures(), "usd": usd},
+    }
 
 
 def ask(inputs: Inputs, provider: Provider, prefix: str) -> tuple[list[judge.Row], judge.Bill]:

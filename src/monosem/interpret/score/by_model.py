@@ -16,7 +16,7 @@ from monosem.interpret.score.inputs import Inputs
 from monosem.interpret.score.likelihood import Reader, surprisal
 from monosem.interpret.score.n2g import compare
 from monosem.interpret.score.n2g_ablated import Peak, Prober
-from monosem.interpret.score.places import Pattern
+from monosem.interpret.score.places import END, START, Pattern
 from monosem.interpret.score.rows import Row
 from monosem.interpret.score.token_score import MIN_FIRINGS, TokenScore
 from monosem.lm.source import open_model
@@ -25,6 +25,7 @@ from monosem.sae import files
 PEAKS = 10  # examples of a latent whose texts are cut and blanked
 SENTENCES = 6  # firing, and as many silent ones, whose surprisal is read
 WORDS = 8  # of an output meaning
+SPELLED = {None: "·", START: "^", END: "$"}
 SHOWN = 10  # patterns and tokens of a latent that are written
 
 
@@ -56,12 +57,15 @@ def score(inputs: Inputs, by_token: TokenScore) -> dict[str, Any]:
 
 
 def spelled(inputs: Inputs, patterns: list[Pattern]) -> list[str]:
-    """Patterns for readers: `·` is any token, `^` the beginning of the sentence, the last token is the firing one."""
+    """Patterns for readers: `·` is any token, `^` the beginning of the sentence; the last token is the firing one.
+
+    `$` is the end of the sentence, and then the first token is the firing one.
+    """
     texts = []
     for pattern in patterns:
         ids = [token for token in pattern.tokens if token is not None and token >= 0]
         pieces = iter(inputs.tokenizer.pieces(ids))
-        texts.append("".join("·" if t is None else "^" if t < 0 else next(pieces) for t in pattern.tokens))
+        texts.append("".join(SPELLED.get(t) or next(pieces) for t in pattern.tokens))
     return texts
 
 

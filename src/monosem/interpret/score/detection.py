@@ -42,6 +42,8 @@ class Detection:
         rng = np.random.default_rng(seed)
         self._others = np.sort(rng.permutation(len(terms))[: shuffles + 1])
         """One more than are needed, for a latent that is among them."""
+        self._of_others = self._detector.evidence(self._holdings, self._others)
+        """[others, S] once for all latents."""
 
     def judge(self, test: Reserved) -> list[Row]:
         """The rows of one latent; none where it has no terms or too few sentences."""
@@ -52,8 +54,8 @@ class Detection:
         shown = [*firing, *silent, *hard]
         rows = np.array([self._row[one.sentence] for one in shown])
         plain = np.arange(len(firing) + len(silent))
-        others = self._others[self._others != place]
-        evidence = self._detector.evidence(self._holdings[rows], np.append(place, others))
+        own = self._detector.evidence(self._holdings[rows], np.array([place]))
+        evidence = np.concatenate([own, self._of_others[:, rows][self._others != place]])
         truth = np.arange(len(shown)) < len(firing)
         found = self._rows(test.latent, evidence[:, plain], truth[plain], self._length[rows[plain]])
         if len(hard) >= MIN_SENTENCES:

@@ -14,6 +14,7 @@ from monosem.corpus.sentences import Sentences
 from monosem.interpret import cards, encoding, tables
 from monosem.interpret.codes import StoredCodes
 from monosem.interpret.draws import is_test
+from monosem.interpret.lexical import of_sentence
 from monosem.interpret.score import held_out
 from monosem.interpret.score.held_out import Reserved, Text
 from monosem.interpret.score.sample import Sample, evenly, read
@@ -53,7 +54,12 @@ class Inputs:
     @cached_property
     def terms(self) -> dict[int, Mapping[str, float]]:
         """Of every explanation by terms, the terms and what each says: the logarithm of its share over the corpus's."""
-        return {latent: _weights(row["terms"]) for latent, row in self._explained.items() if row.get("terms")}
+        return {latent: _weights(of_sentence(terms)) for latent, terms in self.term_lists.items()}
+
+    @cached_property
+    def term_lists(self) -> dict[int, list[Mapping[str, Any]]]:
+        """The terms of every explanation by terms as `explanations.jsonl` has them."""
+        return {latent: row["terms"] for latent, row in self._explained.items() if row.get("terms")}
 
     @cached_property
     def raised(self) -> dict[int, Mapping[str, float]]:

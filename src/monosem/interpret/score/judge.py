@@ -43,6 +43,13 @@ class Bill(NamedTuple):
     prompts: Mapping[str, str]
     """sha256 of each template that was used."""
 
+    def plus(self, other: "Bill") -> "Bill":
+        """Both together."""
+        outcomes = Counter(self.outcomes)
+        outcomes.update(other.outcomes)
+        models = sorted({*self.models, *other.models})
+        return Bill(dict(sorted(outcomes.items())), self.usage + other.usage, models, {**self.prompts, **other.prompts})
+
     def figures(self) -> dict[str, Any]:
         """For `scores.json`."""
         return {**self._asdict(), "usage": asdict(self.usage), "models": list(self.models)}

@@ -1,7 +1,8 @@
 """N2G from stored activations: the patterns of tokens at which a latent fires (after Foote et al., arXiv 2305.19911).
 
 Flow: for every firing token the shortest suffix that keeps half of the activation is looked for, and in it the tokens
-that can be any token. What the paper finds by running the model on cut and blanked texts is here the mean activation
+that can be any token; then, where no suffix does, its distance from the beginning or the end of the sentence. What the
+paper finds by running the model on cut and blanked texts is here the mean activation
 over all other places where the suffix stands, silent ones included: nothing is run. The patterns then say on other
 sentences where the latent fires. `n2g_ablated` is the paper's own way. Left out: its augmentation, which needs a masked
 language model.
@@ -14,12 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monosem.interpret.score import measures
-from monosem.interpret.score.places import NOWHERE, Ints, Pattern, Shape
+from monosem.interpret.score.places import END, NOWHERE, START, Ints, Pattern, Shape, keys_of
 from monosem.interpret.score.sample import Sample
 
 KEPT = 0.5  # of the activation, that a suffix has to keep
 SHAPES: tuple[Shape, ...] = ((0,), (1,), (0, 1), (2,), (0, 2), (1, 2), (0, 1, 2))
 """Suffixes of up to three tokens, shortest first; of one length those with the most wildcards first."""
+ANCHORS: tuple[Shape, ...] = (*((d,) for d in range(3, 9)), *((-d,) for d in range(1, 5)))
+"""Distances from the beginning (beyond what `SHAPES` reach) and the end of the sentence: nothing else may be there. The
+paper's tries begin at a start token; the end is ours, since a stored sentence has one."""
 MIN_SUPPORT = 2  # firing tokens with the pattern
 
 
@@ -75,6 +79,12 @@ class Learner:
         self.learns = sample.known & ~reserved[sample.of_place]
         """[T]"""
         self._numbered = {shape: self._number(shape) for shape in SHAPES}
+        places = sample.places
+        self._anchored: dict[Shape, NDArray[np.bool_]] = {
+            (d,): (places.before(d) == (START if d > 0 else END)) & self.learns for (d,) in ANCHORS
+        }
+        """[T] by anchor."""
+        self._anchored_count = {shape: int(there.sum()) for shape, there in self._anchored.items()}
 
     def learn(self, latent: int) -> Patterns:
         """The patterns of one latent."""
@@ -102,8 +112,31 @@ class Learner:
                 for i in chosen[np.argsort(-support[chosen], kind="stable")][: self.most].tolist():
                     spelled.append(self._spell(int(first[i]), shape, float(total[i] / of[i]), int(support[i])))
                 open_ &= ~kept
+        self._anchor(place, value, wanted, open_, keys, spelled)
         best = sorted(spelled, key=lambda pattern: -pattern.support)[: self.most]
         return Patterns(keys, best, sum(map(len, keys.values())), len(place), int((~open_).sum()))
+
+    def _anchor(
+        self,
+        place: Ints,
+        value: NDArray[np.float64],
+        wanted: NDArray[np.float64],
+        open_: NDArray[np.bool_],
+        keys: dict[Shape, NDArray[np.uint64]],
+        spelled: list[Pattern],
+    ) -> None:
+        """The same for the anchors, each of which is one pattern: a firing token at another distance does not count."""
+        for shape in ANCHORS if open_.any() else ():
+            there = np.flatnonzero(self._anchored[shape][place])
+            count, total = self._anchored_count[shape], float(value[there].sum())
+            others = (total - value[there]) / max(count - 1, 1)
+            kept = there[open_[there] & (others >= wanted[there])]
+            if len(kept) >= MIN_SUPPORT:
+                anchor = START if shape[0] > 0 else END
+                keys[shape] = keys_of([(anchor,)])
+                tokens = (START, *[None] * shape[0]) if anchor == START else (*[None] * -shape[0], END)
+                spelled.append(Pattern(tokens, total / count, len(kept)))
+                open_[kept] = False
 
     def _number(self, shape: Shape) -> tuple[Ints, Ints]:
         """[T] number of the pattern of a shape at each place that is learnt from, and how often each pattern occurs.

@@ -15,16 +15,17 @@ from numpy.typing import NDArray
 Ints = NDArray[np.int64]
 Shape = tuple[int, ...]
 """Distances of the fixed tokens from the place itself, ascending: (0,) is the token there, (1,) any token behind one
-that is fixed, (0, 2) two tokens with a gap."""
-START, NOWHERE = -1, -2  # stand for the beginning of the sentence, and for what is before it
+that is fixed, (0, 2) two tokens with a gap; (-1,) the end of the sentence just behind the place."""
+START, NOWHERE, END = -1, -2, -3  # the beginning of the sentence, what is beyond its bounds, and its end
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Pattern(NamedTuple):
-    """Tokens up to the place where a latent fires."""
+    """Tokens up to the place where a latent fires; or the end of the sentence and how far it is from there."""
 
     tokens: tuple[int | None, ...]
-    """In the order of the text; None: any token; `START`: the sentence begins here."""
+    """In the order of the text; None: any token; `START`: the sentence begins here. The latent fires at the last; if
+    that is `END`, the sentence ends here, and the latent fires at the first."""
     strength: float
     """The value that is expected where it occurs."""
     support: int
@@ -33,6 +34,8 @@ class Pattern(NamedTuple):
     @property
     def shape(self) -> Shape:
         """Which of its tokens are fixed."""
+        if self.tokens[-1] == END:
+            return (1 - len(self.tokens),)
         return tuple(distance for distance, token in enumerate(reversed(self.tokens)) if token is not None)
 
     @property
@@ -62,8 +65,18 @@ class Places:
         """[T] place of each token in its sentence."""
         return np.arange(len(self.ids)) - np.repeat(self.offsets[:-1], np.diff(self.offsets))
 
+    @cached_property
+    def length(self) -> Ints:
+        """[T] tokens of its sentence."""
+        return np.repeat(np.diff(self.offsets), np.diff(self.offsets))
+
     def before(self, distance: int) -> Ints:
-        """[T] the token that stands `distance` before each."""
+        """[T] the token that stands `distance` before each; behind it, below 0, only the sentence's end is seen.
+
+        A language model that reads from left to right cannot know what follows.
+        """
+        if distance < 0:
+            return np.where(self.length - self.position == -distance, END, NOWHERE)
         moved = np.roll(self.ids, distance)
         moved[self.position == distance - 1] = START
         moved[self.position < distance - 1] = NOWHERE
@@ -114,5 +127,5 @@ def _hashed(columns: Sequence[Ints]) -> NDArray[np.uint64]:
     """A polynomial hash, row by row."""
     key = np.zeros(len(columns[0]), dtype=np.uint64)
     for column in columns:
-        key = (key ^ (key >> np.uint64(29))) * MULTIPLIER + (column - NOWHERE + 1).astype(np.uint64)
+        key = (key ^ (key >> np.uint64(29))) * MULTIPLIER + (column - END).astype(np.uint64)
     return key

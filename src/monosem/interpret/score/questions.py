@@ -14,14 +14,17 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from monosem.interpret import prompts
 from monosem.interpret.providers.protocol import Request
 
 FOLDER = Path(__file__).parent / "prompts"
-CURRENT = {"detection": 1, "fuzzing": 1, "intruder": 1, "simulation": 1, "surprisal": 1, "intervention": 1}
+CURRENT: dict[str, int] = {"detection": 1, "fuzzing": 1, "intruder": 1, "simulation": 1, "surprisal": 1}
+CURRENT |= {"intervention": 1, "output": 1, "agreement": 1}
 MARK = "=== prompt\n"  # what stands before it in a file is the same for all prompts of the kind
 FENCE = re.compile(r"```(?:json)?\s*(.*?)\s*```", re.DOTALL)
 ANSWER_TOKENS = 64  # of an answer, beside those of its numbers
 NUMBER_TOKENS = 4
+EXPLANATION_TOKENS = 120  # of a sentence and its certainty
 
 
 class AnswerError(ValueError):
@@ -69,6 +72,25 @@ def simulation(id_: str, explanation: str, tokens: Sequence[str]) -> Request:
     shown = "\n".join(f"{number} {json.dumps(token, ensure_ascii=False)}" for number, token in enumerate(tokens, 1))
     fields = {"explanation": explanation, "tokens": shown}
     return _request(id_, "simulation", fields, len(tokens), _numbers("values"))
+
+
+def output(
+    id_: str, *, plain: Sequence[str], steered: Sequence[str], raised: Sequence[str], lowered: Sequence[str]
+) -> Request:
+    """Ask what a latent brings into texts; the answer is read as an explanation's is."""
+    fields = {
+        "plain": _numbered([" ".join(text.split()) for text in plain]),
+        "steered": _numbered([" ".join(text.split()) for text in steered]),
+        "raised": " ".join(raised),
+        "lowered": " ".join(lowered),
+    }
+    chosen = prompt("output")
+    return Request(id_, chosen.system, chosen.fill(**fields), EXPLANATION_TOKENS, prompts.schema("short"))
+
+
+def agreement(id_: str, input_: str, output_: str) -> Request:
+    """Ask whether what a latent reacts to and what it brings in are one thing."""
+    return _request(id_, "agreement", {"input": input_, "output": output_}, 1, _numbers("agreement"))
 
 
 def read_numbers(text: str, key: str, count: int, highest: int) -> list[float]:

@@ -5,7 +5,7 @@ and as many of the SAE's own on the very same sentences, are explained by terms 
 come from the sentences that are not reserved, as everywhere.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -14,15 +14,15 @@ from torch import Tensor
 
 from monosem.interpret import encoding
 from monosem.interpret.codes import Codes, StoredCodes
-from monosem.interpret.lexical import Example, Lexicon
+from monosem.interpret.lexical import Example, Lexicon, of_sentence
 from monosem.interpret.ngrams import TermIndex
-from monosem.interpret.score import sample
+from monosem.interpret.score import sample, token_score
 from monosem.interpret.score.detection import Detection
 from monosem.interpret.score.held_out import Reserved, Shown, Text
 from monosem.interpret.score.n2g import Learner
 from monosem.interpret.score.rows import Row
 from monosem.interpret.score.sample import Sample, evenly
-from monosem.interpret.score.token_score import TokenScore
+from monosem.interpret.score.term_places import Terms
 from monosem.sae.autoencoder import Autoencoder
 from monosem.store import shards
 from monosem.store.shards import Shards
@@ -54,22 +54,28 @@ class Grader:
         """The rows of `most` latents that fire, evenly spread."""
         live = np.flatnonzero(graded.counts() > 0)
         latents = live[evenly(len(live), most)].tolist()
-        terms = {latent: self._explained(graded, latent) for latent in latents}
+        told = {latent: self._explained(graded, latent) for latent in latents}
+        terms = {latent: {term["text"]: 1.0 for term in of_sentence(one)} for latent, one in told.items()}
         tests = [self._test(graded, latent) for latent in latents]
         texts = {self._texts[i].number: self._texts[i] for i in np.flatnonzero(self._reserved).tolist()}
         detection = Detection("lexical", terms, texts, self._shuffles, self._seed)
         learner = Learner(graded, self._reserved)
         patterns = {latent: learner.learn(latent) for latent in latents}
-        by_token = TokenScore(graded, self._reserved, patterns, self._shuffles, self._seed)
-        return [row for test in tests for row in (*detection.judge(test), *by_token.judge(test.latent))]
+        by_token = token_score.of_patterns(graded, self._reserved, patterns, self._shuffles, self._seed)
+        by_term = token_score.of_terms(graded, self._texts, self._reserved, told, self._shuffles, self._seed)
+        return [
+            row
+            for test in tests
+            for row in (*detection.judge(test), *by_token.judge(test.latent), *by_term.judge(test.latent))
+        ]
 
-    def _explained(self, graded: Sample, latent: int) -> Mapping[str, float]:
-        """The terms of an explanation and their weights; none where there is no explanation."""
+    def _explained(self, graded: Sample, latent: int) -> Terms:
+        """The terms of an explanation; none where there is no explanation."""
         inside = [shown for number, shown in self._fires(graded, latent) if not self._reserved[number]]
         best = sorted(inside, key=lambda shown: -shown.strength)[:TOP]
         place = {self._texts[number].number: i for i, number in enumerate(self._seen)}
         examples = [Example(place[one.sentence], one.positions, one.values) for one in best]
-        return {term.text: 1.0 for term in self._lexicon.explain(latent, examples, self._terms).terms}
+        return [term._asdict() for term in self._lexicon.explain(latent, examples, self._terms).terms]
 
     def _test(self, graded: Sample, latent: int) -> Reserved:
         """Reserved sentences drawn evenly, firing and silent."""

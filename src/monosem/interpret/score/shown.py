@@ -18,6 +18,7 @@ RESULT = "scores.json"
 SHOWN = {
     ("lexical", "balanced_accuracy"): "terms, balanced accuracy",
     ("lexical", "auroc"): "terms, AUROC",
+    ("lexical_tokens", "f1"): "terms at tokens, F1",
     ("n2g", "precision"): "patterns, precision",
     ("n2g", "recall"): "patterns, recall",
     ("n2g", "f1"): "patterns, F1",
@@ -28,6 +29,7 @@ SHOWN = {
     ("simulation", "correlation"): "simulation, correlation",
     ("surprisal", "auroc"): "surprisal, AUROC",
     ("intervention", "gain"): "intervention, nats",
+    ("meanings_agree", "agreement"): "meanings agree, judged",
     ("agreement", "balanced_accuracy"): "agreement with output",
 }
 """The figures that a card shows, in its order; the files have more."""
@@ -49,6 +51,36 @@ class Figure(NamedTuple):
     below_chance: bool
     beats: bool | None
     """Above the 95th percentile of its shuffled baseline."""
+
+
+class Steered(NamedTuple):
+    """What a latent does to texts, beside what it reacts to."""
+
+    words: Sequence[str]
+    """That texts under its direction hold more often than others."""
+    meaning: str | None
+    """What a judge says of these texts, if one was asked and answered."""
+    certainty: float | None
+    plain: str
+    """The first text without it."""
+    text: str
+    """The same under its direction."""
+
+
+def steered(run_folder: Path, latents: Sequence[int]) -> dict[int, Steered]:
+    """Of those latents that the run's language model was steered by."""
+    found: dict[int, Steered] = {}
+    path = run_folder / "scores" / "model.json"
+    if _result(run_folder) is None:
+        return found
+    judged = json.loads((run_folder / "scores" / "judged.json").read_text(encoding="utf-8")).get("meanings", {})
+    for one in json.loads(path.read_text(encoding="utf-8"))["latents"]:
+        if one["latent"] in latents:
+            said = judged.get(str(one["latent"]), {})
+            texts = one["plain"][0], one["steered"][0]
+            meaning, certainty = said.get("explanation"), said.get("certainty")
+            found[one["latent"]] = Steered(one["output_meaning"], meaning, certainty, *texts)
+    return found
 
 
 def figures(run_folder: Path, latents: Sequence[int]) -> dict[int, list[Figure]]:

@@ -1,13 +1,14 @@
 """The stage `score`: how good every explanation is, each score beside its baselines.
 
-Flow: `terms.parquet` (detection by terms), `patterns.parquet` and `n2g.parquet` (token patterns) for all live latents;
-`random_sae.parquet`, the same for an untrained SAE; `model.json`, what the run's own language model says of a few
-latents; `judged.json`, what a judge says, where the recipe names one; then one table of all, `scores.parquet`, and
-`scores.json` over all latents. Each file is a shard, so an interrupted stage goes on behind the last one that is whole.
+Flow: `terms.parquet` (detection by terms), `patterns.parquet` and `n2g.parquet` (token patterns) for all live latents,
+`lexical_tokens.parquet` (tokens that explanations by terms point to); `random_sae.parquet`, the same for an untrained
+SAE; `model.json`, what the run's own language model says of a few latents; `judged.json`, what a judge says, where the
+recipe names one; then one table of all, `scores.parquet`, and `scores.json` over all latents. Each file is a shard, so
+an interrupted stage goes on behind the last one that is whole.
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,20 +20,23 @@ from monosem import progress
 from monosem.atomic import atomic_path, write_text
 from monosem.evaluate import stage as evaluation
 from monosem.interpret import encoding, examples, explain
-from monosem.interpret.score import by_judge, by_model, random_sae, rows, sample
+from monosem.interpret.providers import paid
+from monosem.interpret.score import by_judge, by_model, random_sae, rows, sample, token_score
 from monosem.interpret.score.detection import Detection
 from monosem.interpret.score.inputs import Inputs
 from monosem.interpret.score.n2g import Learner, Patterns
 from monosem.interpret.score.rows import Row
 from monosem.interpret.score.token_score import TokenScore
-from monosem.run import Run, Stage
+from monosem.run import Run, Stage, read_manifest
 from monosem.sae import files
 from monosem.store import activations, shards
 
 RESULT = "scores.json"
+JUDGE = "judge"  # folder of what the judge was asked and answered
 LATENTS_AT_ONCE = 2048
 MEAN_ROWS = 4096  # whose mean the untrained SAE starts from
 SAME = "same_"  # in front of scores of the SAE's own latents on the sentences that the untrained one encoded
+TABLES = ("terms.parquet", "n2g.parquet", "lexical_tokens.parquet")  # with rows of the run's own latents
 HEADLINES = {"lexical": "balanced_accuracy", "n2g": "f1"}
 
 
@@ -68,6 +72,18 @@ def make(run: Run) -> Stage:
     return stage
 
 
+def check(run: Run, verbs: Sequence[str], redo: str | None) -> None:  # noqa: ARG001 - part of what a stage may have
+    """Before anything is deleted: a judge's answers that were paid for are kept.
+
+    Raises:
+        RunError: `--redo` would delete them.
+    """
+    if redo not in (None, "report"):
+        folder = run.folder("scores")
+        manifest = read_manifest(folder)
+        paid.keep(folder / JUDGE, manifest.recipe["judge"] if manifest else None, redo)
+
+
 def _upstream(run: Run) -> list[Stage]:
     return [
         activations.open_stage(run, run.recipe.hook_point),
@@ -90,6 +106,7 @@ class _Parts:
             "terms.parquet": self.terms,
             "patterns.parquet": self.patterns_table,
             "n2g.parquet": self.n2g,
+            "lexical_tokens.parquet": self.lexical_tokens,
             "random_sae.parquet": self.random_sae,
             "model.json": self.model,
             "judged.json": self.judged,
@@ -129,6 +146,13 @@ class _Parts:
     def n2g(self, file: Path) -> int:
         return rows.write(file, (row for latent in self.patterns for row in self.by_token.judge(latent)))
 
+    def lexical_tokens(self, file: Path) -> int:
+        """Explanations by terms, where they say at which tokens a latent fires."""
+        drawn, told = self.inputs.sample, self.inputs.term_lists
+        reserved, texts = self.inputs.reserved(drawn.sentence), self.inputs.texts_of(drawn)
+        by_term = token_score.of_terms(drawn, texts, reserved, told, self.recipe.shuffles, self.seed)
+        return rows.write(file, (row for latent in told for row in by_term.judge(latent)))
+
     def random_sae(self, file: Path) -> int:
         """Latents of an untrained SAE, and as many of the SAE's own (`same_`) under the same conditions."""
         if not self.recipe.random_latents:
@@ -152,11 +176,12 @@ class _Parts:
         return _save(file, by_model.score(self.inputs, self.by_token))
 
     def judged(self, file: Path) -> int:
-        return _save(file, by_judge.score(self.inputs, file.parent / "judge", self.stage.fingerprint))
+        written = _read(file.parent / "model.json")["latents"]
+        return _save(file, by_judge.score(self.inputs, file.parent / JUDGE, self.stage.fingerprint, written))
 
     def scores(self, file: Path) -> int:
         """All rows of the run's own latents, by latent."""
-        tables = [row for name in ("terms.parquet", "n2g.parquet") for row in rows.read(file.parent / name)]
+        tables = [row for name in TABLES for row in rows.read(file.parent / name)]
         told = [Row(**row) for name in ("model.json", "judged.json") for row in _read(file.parent / name)["rows"]]
         return rows.write(file, [*tables, *told])
 
@@ -194,7 +219,8 @@ class _Parts:
     @cached_property
     def by_token(self) -> TokenScore:
         drawn = self.inputs.sample
-        return TokenScore(drawn, self.inputs.reserved(drawn.sentence), self.patterns, self.recipe.shuffles, self.seed)
+        reserved = self.inputs.reserved(drawn.sentence)
+        return token_score.of_patterns(drawn, reserved, self.patterns, self.recipe.shuffles, self.seed)
 
 
 def _summary(scores: Mapping[str, Mapping[str, Mapping[str, Any]]], live: int) -> dict[str, Any]:

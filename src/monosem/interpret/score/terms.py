@@ -7,16 +7,19 @@ A sentence is said to fire if it holds any of the terms. Knows no latent and no 
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
 from monosem.interpret.ngrams import ORDERS, units
+from monosem.interpret.positions import within
 
 PIECE = re.compile(r"-[^\W_]+-?|[^\W_]+-")  # a token that is part of a word: "-ing", "un-", "-ver-"
 
 
+@lru_cache(maxsize=1 << 18)  # explanations share terms, and batches of latents share explanations
 def key_of(term: str) -> str:
     """What two spellings of one term have in common: case and white space do not count."""
     return term.casefold() if PIECE.fullmatch(term) else " ".join(unit.key for unit in units(term))
@@ -45,7 +48,7 @@ class Vocabulary:
         """The terms that a sentence holds, whose tokens span the characters `starts` to `ends`."""
         words = [unit.key for unit in units(text)]
         keys = {" ".join(words[i : i + order]) for order in range(1, ORDERS + 1) for i in range(len(words) - order + 1)}
-        keys.update(_pieces(text, starts, ends))
+        keys.update((key for _, key in pieces(text, starts, ends)), within(len(starts)))
         return {self._number[key] for key in keys if key in self._number}
 
     def holdings(self, sentences: Iterable[tuple[str, Sequence[int], Sequence[int]]]) -> sparse.csr_array:
@@ -75,13 +78,13 @@ class Detector:
         return (holdings @ self._weights[:, explanations]).toarray().T
 
 
-def _pieces(text: str, starts: Sequence[int], ends: Sequence[int]) -> Iterable[str]:
-    """The tokens that are part of a word, as terms spell them."""
-    for start, end in zip(starts, ends, strict=True):
+def pieces(text: str, starts: Sequence[int], ends: Sequence[int]) -> Iterable[tuple[int, str]]:
+    """The tokens that are part of a word: their numbers, and how terms spell them."""
+    for number, (start, end) in enumerate(zip(starts, ends, strict=True)):
         core = text[start:end].lstrip()
         if core.isalnum():
             first = end - len(core)
             open_ = first > 0 and text[first - 1].isalnum()
             more = end < len(text) and text[end].isalnum()
             if open_ or more:
-                yield f"{'-' * open_}{core}{'-' * more}".casefold()
+                yield number, f"{'-' * open_}{core}{'-' * more}".casefold()
