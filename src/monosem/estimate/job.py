@@ -24,6 +24,8 @@ PYTHON = 0.42 * GB
 """A process that has loaded torch, transformers' tokenizers and pyarrow, and read a small corpus."""
 DISK_SPEED = 0.5 * GB
 """Bytes/s that a shuffle reads or writes; half of what one NVMe disk does, for both go on at once."""
+READ_SPEED = 2.0 * GB
+"""Bytes/s that a disk gives who only reads, from its beginning to its end."""
 READING = {"cpu": 0.75, "cuda": 0.58 / 0.6}
 """Share of the bare products' speed at which a language model reads (benchmarks/LOG.md); on CUDA 58 % of the peak."""
 

@@ -7,8 +7,8 @@ from monosem.estimate import money
 from monosem.estimate.job import PYTHON, Cost, Job
 from monosem.interpret.providers.carrier import BYTES_A_TOKEN
 
-EVALUATED = 0.5
-"""Share of the products' speed that evaluating reaches: much of it reads wide rows of logits."""
+EVALUATED = 0.72
+"""Share of the products' speed that evaluating reaches, which reads many wide rows of logits [m]."""
 EDITS = 9
 """Ways in which every held-out sentence is read: five reconstructions and the plain one, three on all tokens too."""
 STEERED_TOKENS = 48
@@ -26,7 +26,7 @@ def explain(job: Job) -> Cost:
     n, recipe = job.recipe.sae.n, job.recipe.explain
     found = money.explanations(job)
     if found is None:
-        return Cost("explain", EXPLANATION_BYTES * n, 0, 1.5 * PYTHON, 2.6e-3 * n + 2, "cores")
+        return Cost("explain", EXPLANATION_BYTES * n, 0, 1.7 * PYTHON, 2.3e-3 * n + 2, "cores")
     disk = n * EXPLANATION_BYTES + BYTES_A_TOKEN * (found.tokens.input + 2.0 * found.tokens.output)
     if recipe.provider != "lm":
         note = "most batches are answered in an hour"
@@ -48,17 +48,18 @@ def evaluate(job: Job) -> Cost:
     written = 3 * 20 * (settings.steering_latents + 1) * 4 * model.parameters  # a token at a time: slow
     seconds = 2 * (read + tried + steered + written) / (EVALUATED * job.lm_rate)
     memory = PYTHON * job.on.is_cpu + model.weight_bytes(job.recipe.model.dtype) * (1 + job.on.is_cpu)
-    memory += settings.batch_tokens * shape.vocab_size * 4.0 * 3
+    memory += min(settings.batch_tokens, tokens) * shape.vocab_size * 4.0 * 3
     return Cost("evaluate", EVALUATION_BYTES * n, 0, memory, seconds + 8, "compute")
 
 
 def score(job: Job) -> Cost:
     """Every latent's explanation and patterns on sentences of its own, an untrained SAE's, and the model's word."""
     settings, n = job.recipe.score, job.recipe.sae.n
-    cores = n * (5.2e-5 * settings.shuffles + 3.5e-3) + 0.11 * settings.random_latents
-    cores += 1e-3 * settings.sentences / 2
+    cores = n * (4.5e-5 * settings.shuffles + 3e-3) + 0.11 * settings.random_latents
     model = 2 * settings.sample * SCORED_TOKENS * job.model.parameters / (EVALUATED * job.lm_rate)
-    memory = PYTHON + 1.2 * job.model_bytes + 8.0 * settings.sentences * 30 * job.recipe.sae.k
+    memory = PYTHON * job.on.is_cpu + job.model.weight_bytes(job.recipe.model.dtype) * (1 + job.on.is_cpu)
+    memory += settings.batch_tokens * job.model.config.vocab_size * 4.0 * 2
+    memory += 240.0 * min(settings.sentences, job.work.sentences) * job.recipe.sae.k  # their codes
     if settings.judge in ("anthropic", "openai"):
         note = f"{settings.judge} answers most batches in an hour"
         return Cost("score", SCORE_BYTES * n, 0, memory, cores + model + 3 + ANSWERED, "provider", note)
@@ -68,4 +69,4 @@ def score(job: Job) -> Cost:
 def report(job: Job) -> Cost:
     """One page with the latents that are shown."""
     shown = min(job.recipe.report.latents, job.recipe.sae.n)
-    return Cost("report", PAGE_BYTES * shown, 0, 1.35 * PYTHON, 0.012 * shown + 3, "cores")
+    return Cost("report", PAGE_BYTES * shown, 0, 1.5 * PYTHON, 0.006 * shown + 1, "cores")

@@ -6,7 +6,7 @@ dead. A live source adds the language model to every step.
 
 from typing import NamedTuple
 
-from monosem.estimate.job import DISK_SPEED, PYTHON, Cost, Job, Limit
+from monosem.estimate.job import PYTHON, READ_SPEED, Cost, Job, Limit
 from monosem.estimate.machine import GB
 from monosem.train import traffic
 from monosem.train.parallel import mesh_of
@@ -62,7 +62,7 @@ def train(job: Job) -> Cost:
         weights + TRACKED * sae.n,
         weights * averages * (settings.keep_checkpoints + 1),  # the next one is written before the last one goes
         _memory(job, weights * averages),
-        steps * one.seconds,
+        steps * one.seconds + 2,
         one.limit,
         f"{steps:,.0f} steps of {1000 * one.seconds:,.1f} ms, {settings.batch / one.seconds:,.0f} activations/s",
     )
@@ -78,7 +78,7 @@ def step(job: Job) -> Step:
         read = batch * job.work.tokens / max(1, job.work.rows) / job.tokens_per_second
         limit: Limit = "language model" if read > found.seconds else found.limit
         return found._replace(seconds=read + found.seconds, limit=limit)
-    read = batch * sum(map(job.row, job.widths)) / (2 * DISK_SPEED)  # ahead, while the step before is computed
+    read = batch * sum(map(job.row, job.widths)) / READ_SPEED  # ahead, while the step before is computed
     return found if found.seconds >= read else found._replace(seconds=read, limit="disk")
 
 

@@ -1,9 +1,11 @@
 """What the stages before training cost: sentences, their activations, and the shuffled store."""
 
-from monosem.estimate.job import DISK_SPEED, PYTHON, Cost, Job
+from monosem.estimate.job import DISK_SPEED, PYTHON, Cost, Job, Limit
 
 TEXT = 0.4
 """Bytes on disk for a character of text, in Parquet with zstd (the embedded corpus)."""
+OPENING = 2.5
+"""Seconds in which the models of Punkt, or a small language model, are read [m]."""
 SPLIT = 1.3e6
 """Characters that Punkt splits in a second on a core [m]."""
 
@@ -11,7 +13,7 @@ SPLIT = 1.3e6
 def sentences(job: Job) -> Cost:
     """Punkt on all cores of the machine, reckoned as four."""
     characters = job.work.characters
-    return Cost("sentences", TEXT * characters, 0, PYTHON, characters / SPLIT / 4 + 1, "cores")
+    return Cost("sentences", TEXT * characters, 0, PYTHON, characters / SPLIT / 4 + OPENING, "cores")
 
 
 def capture(job: Job) -> Cost:
@@ -20,12 +22,13 @@ def capture(job: Job) -> Cost:
     seconds = job.work.tokens / job.tokens_per_second / job.on.devices
     disk = sum(job.work.rows * job.row(job.width(name)) for name in points)
     memory = job.model_bytes + job.reading_bytes
-    if job.on.is_cpu:  # and two shards of each hook point on their way to the disk
-        memory += PYTHON + 2 * len(points) * recipe.capture.shard_mb * 2**20
+    if job.on.is_cpu:  # and three shards of each hook point on their way to the disk (docs/scale.md)
+        memory += PYTHON + 3 * len(points) * recipe.capture.shard_mb * 2**20
     writing = disk / DISK_SPEED
     speed = job.work.tokens / max(seconds, writing, 1e-9)
     note = f"{speed:,.0f} tokens/s, {job.depth} of {job.model.config.n_layers} layers"
-    return Cost("capture", disk, 0, memory, max(seconds, writing), "compute" if seconds >= writing else "disk", note)
+    limit: Limit = "compute" if seconds >= writing else "disk"
+    return Cost("capture", disk, 0, memory, max(seconds, writing) + 2 * OPENING, limit, note)
 
 
 def prepare(job: Job) -> Cost:
