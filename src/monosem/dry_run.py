@@ -81,6 +81,7 @@ def shrink(recipe: Recipe, model: str) -> Recipe:
             | {"tokens": min(recipe.finetune.tokens, 1000), "batch_tokens": 500},
             "explain": {"provider": "lexical", "aggregation": recipe.explain.aggregation},
             "evaluate": {"sentences": 10, "steering_latents": 2, "steering_controls": 2},
+            "score": {"shuffles": 20, "random_latents": 20, "sample": 1, "judge": "none"},
             "report": {"latents": 20},
         }
     )
