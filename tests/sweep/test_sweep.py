@@ -19,7 +19,7 @@ from monosem.ranks import Place, Ranks
 from monosem.run import Run
 from monosem.store.loader import Loader
 from monosem.sweep import axes, stage
-from monosem.sweep.members import Opened, dealt
+from monosem.sweep.members import BORROWED, Opened, dealt
 
 AXES = ["--sae.k", "2,4", "--sae.sparsity", "topk,batchtopk", "--evaluate.sentences", "8"]
 
@@ -28,6 +28,14 @@ AXES = ["--sae.k", "2,4", "--sae.sparsity", "topk,batchtopk", "--evaluate.senten
 def swept(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict]]:
     path = tmp_path_factory.mktemp("sweep") / "tiny"
     return path, stage.make(path, axes.read(recipe.load(tiny_recipe), AXES))
+
+
+def with_batches_of(swept: tuple[Path, list[dict]], path: Path) -> Path:
+    """A run folder that borrows the batches of another, as a sweep's members do."""
+    path.mkdir()
+    for name in BORROWED:
+        (path / name).symlink_to(swept[0] / name, target_is_directory=True)
+    return path
 
 
 def test_the_table_and_the_plot_are_there(swept: tuple[Path, list[dict]]) -> None:
@@ -54,8 +62,8 @@ def test_the_table_and_the_plot_are_there(swept: tuple[Path, list[dict]]) -> Non
 def test_a_member_is_the_sae_of_a_run_of_its_own(swept: tuple[Path, list[dict]], tmp_path: Path) -> None:
     path, _ = swept
     member = Run.open(path / "sweep" / "k4-sparsity-topk")
-    alone = Run(tmp_path / "alone", member.recipe)
-    pipeline.make(alone, ["sentences", "capture", "prepare", "train"])
+    alone = Run(with_batches_of(swept, tmp_path / "alone"), member.recipe)
+    pipeline.make(alone, ["train"])
     ours, theirs = (load_file(run.path / "sae" / "final" / "sae.safetensors") for run in (member, alone))
     assert ours.keys() == theirs.keys()
     assert all(bool((ours[name] == theirs[name]).all()) for name in ours)
@@ -78,7 +86,9 @@ def test_finished_members_are_skipped_and_new_ones_join(
     assert "sweep: 2 SAEs in one pass: k6-sparsity-topk, k6-sparsity-batchtopk" in capsys.readouterr().err
 
 
-def test_the_store_is_read_once(tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_store_is_read_once(
+    swept: tuple[Path, list[dict]], tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     read = []
     following = Loader.__next__
 
@@ -88,23 +98,24 @@ def test_the_store_is_read_once(tiny_recipe: Path, tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(Loader, "__next__", counted)
     sweep = axes.read(recipe.load(tiny_recipe), ["--sae.k", "1,2,3", "--train.epochs", "1", *AXES[4:]])
-    stage.make(tmp_path / "once", sweep)
+    stage.make(with_batches_of(swept, tmp_path / "once"), sweep)
     metrics = (tmp_path / "once" / "sweep" / "k3" / "metrics.jsonl").read_text().splitlines()
     assert len(read) == json.loads(metrics[-1])["step"]
     assert len(set(map(id, read))) == 1
 
 
 def test_an_sae_that_diverges_is_dropped_and_the_others_go_on(
-    tiny_recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    swept: tuple[Path, list[dict]], tiny_recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    path = with_batches_of(swept, tmp_path / "tiny")
     sweep = axes.read(recipe.load(tiny_recipe), ["--train.lr", "3e-3,1e30", "--train.epochs", "1", *AXES[4:]])
-    good, bad = stage.make(tmp_path / "tiny", sweep)
+    good, bad = stage.make(path, sweep)
     assert good["fvu"] < 1
     assert bad["fvu"] is None
     assert bad["note"] == "diverged"
     assert "lr1e30: dropped, step" in capsys.readouterr().err
-    assert "the loss is" in (tmp_path / "tiny" / "sweep" / "lr1e30" / "diverged.txt").read_text()
-    assert stage.make(tmp_path / "tiny", sweep) == [good, bad]
+    assert "the loss is" in (path / "sweep" / "lr1e30" / "diverged.txt").read_text()
+    assert stage.make(path, sweep) == [good, bad]
 
 
 IN_RANKS = """
