@@ -1,6 +1,7 @@
 """Training on what it cannot use: values that are not finite, checkpoints of another SAE."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,7 +64,7 @@ def test_a_value_that_is_not_finite_ends_training_and_is_placed(tiny_recipe: Pat
 def test_a_checkpoint_of_another_sae_is_refused(
     tiny_recipe: Path, path: Path, changed: dict[str, int], named: str
 ) -> None:
-    config = SaeConfig(**{"d": 32, "n": 64, "k": 4, "normalisation": "none"} | changed)
+    config = replace(SaeConfig(d=32, n=64, k=4, normalisation="none"), **changed)
     other = Autoencoder(config, torch.Generator().manual_seed(0))
     checkpoint.save(path / "sae", other, Progress(step=1), {"steps": 1}, {})
     with pytest.raises(TrainingError, match=f"sae: its checkpoint is of an SAE with {named}, the recipe says sae"):
