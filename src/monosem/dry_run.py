@@ -17,7 +17,7 @@ from monosem.recipe import ModelRecipe, Recipe
 
 LAYERS = 2
 SENTENCES = 300
-LATENTS = 1024
+LATENTS = 512
 BATCH = 512
 SUFFIX = "-dry-run"
 _TOKENIZER = ModelRecipe(source="smollm2-135m-instruct")
