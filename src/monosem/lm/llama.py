@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from monosem.errors import ModelError
 from monosem.lm.attention import PackedAttention
+from monosem.lm.between import EAGER, Between, compiled
 from monosem.lm.cache import CachedDecoder, KVCache
 from monosem.lm.config import ModelConfig
 from monosem.lm.generate import Sampling, Step, generate
@@ -53,10 +54,8 @@ class Block(nn.Module):
         self.gate_up = _weight(2 * f, d)
         self.down = _weight(d, f)
 
-    def mlp(self, x: Tensor, product: Products) -> Tensor:
-        """SwiGLU (arXiv 2002.05202)."""
-        gate, up = product(x, self.gate_up).chunk(2, dim=-1)
-        return product(F.silu(gate, inplace=True).mul_(up), self.down)
+    def mlp(self, x: Tensor, product: Products, between: Between) -> Tensor:
+        return product(between.gate(product(x, self.gate_up)), self.down)
 
 
 class Llama(nn.Module):
@@ -73,6 +72,7 @@ class Llama(nn.Module):
         self.head = None if config.tied else _weight(config.vocab_size, config.d_model)
         self._hooks: Hooks = {}
         self._product = Products()
+        self._between = EAGER
 
     @property
     def device(self) -> torch.device:
@@ -81,6 +81,10 @@ class Llama(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         return self.embed.dtype
+
+    def fuse(self) -> None:
+        """Compile what stands between the products, for all passes from now on; raises as `between.compiled`."""
+        self._between = compiled()
 
     @torch.no_grad()
     def logits(self, packed: Packed) -> Tensor:
@@ -138,21 +142,22 @@ class Llama(nn.Module):
 
         Points are visited under their canonical names.
         """
-        eps, product = self.config.norm_eps, self._product
+        eps, product, between = self.config.norm_eps, self._product, self._between
         first = start.layer + (start.site == "resid_post")
         x = yield Visit(start, x)
         for layer in range(first, self.config.n_layers):
             block = cast(Block, self.blocks[layer])
             before = HookPoint(layer, "resid_pre").canonical
-            normed = yield Visit(before.normed, rms_norm(x, block.attn_norm, eps))
+            normed = yield Visit(before.normed, between.norm(x, block.attn_norm, eps))
             z = yield Visit(HookPoint(layer, "z"), attend(layer, product(normed, block.qkv)))
             out = yield Visit(HookPoint(layer, "attn_out"), product(z, block.out))
             middle = HookPoint(layer, "resid_mid")
             x = yield Visit(middle, x.add_(out))
-            normed = yield Visit(middle.normed, rms_norm(x, block.mlp_norm, eps))
-            out = yield Visit(HookPoint(layer, "mlp_out"), block.mlp(normed, product))
+            normed = yield Visit(middle.normed, between.norm(x, block.mlp_norm, eps))
+            out = yield Visit(HookPoint(layer, "mlp_out"), block.mlp(normed, product, between))
             x = yield Visit(HookPoint(layer, "resid_post"), x.add_(out))
-        return (yield Visit(HookPoint(self.config.n_layers - 1, "resid_post", norm=True), rms_norm(x, self.norm, eps)))
+        last = HookPoint(self.config.n_layers - 1, "resid_post", norm=True)
+        return (yield Visit(last, between.norm(x, self.norm, eps)))
 
     def _checked(self, packed: Packed) -> Packed:
         longest = int(packed.lengths.max()) if packed.n_sentences else 0
@@ -192,13 +197,6 @@ def drive(walk: Walk, watcher: Watcher) -> Tensor:
             visit = walk.send(x)
         except StopIteration as end:
             return end.value
-
-
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Root-mean-square normalisation (arXiv 1910.07467) of `x [T, d]`; the mean square in fp32."""
-    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
-    scale = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
-    return (x * scale).to(x.dtype).mul_(weight)
 
 
 def _weight(*shape: int) -> nn.Parameter:

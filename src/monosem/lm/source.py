@@ -11,6 +11,7 @@ from monosem.lm import checkpoint, huggingface
 from monosem.lm.generate import Sampling, collect
 from monosem.lm.gguf_header import read_header
 from monosem.lm.json_file import read_json
+from monosem.lm.llama import Llama
 from monosem.lm.protocol import LanguageModel
 from monosem.lm.tokenizer import Tokenizer
 from monosem.recipe import ModelRecipe
@@ -38,8 +39,18 @@ def load_model(source: str, dtype: str = "float32", device: str | None = None) -
 
 
 def open_model(recipe: ModelRecipe) -> LanguageModel:
-    """Load the language model that a recipe names; raises as `load_model`."""
-    return load_model(recipe.source, recipe.dtype, None if recipe.device == "auto" else recipe.device)
+    """Load the language model that a recipe names.
+
+    Raises:
+        MonosemError: as `load_model`.
+        ModelError: it shall be compiled and cannot be.
+    """
+    model = load_model(recipe.source, recipe.dtype, None if recipe.device == "auto" else recipe.device)
+    if recipe.compile:
+        if not isinstance(model, Llama):
+            raise ModelError(f"model.compile: only Llama models are compiled, not {model.name}; set it to false")
+        model.fuse()
+    return model
 
 
 def open_tokenizer(recipe: ModelRecipe) -> Tokenizer:

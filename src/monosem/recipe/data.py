@@ -18,6 +18,8 @@ class ModelRecipe(Section):
     """Number format of its weights and activations while it runs."""
     device: str = Field(default="auto", json_schema_extra=OPERATIONAL)
     """`auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:1`."""
+    compile: bool = Field(default=False, json_schema_extra=LATER)
+    """Compile what stands between the products of a Llama; takes up to a minute to begin with."""
 
 
 class CorpusRecipe(Section):
