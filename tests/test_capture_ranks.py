@@ -81,6 +81,7 @@ def test_ranks_killed_ten_times_leave_the_files_of_one_process(
     assert torch.equal(*places)
 
 
+@pytest.mark.slow
 def test_two_ranks_of_torchrun_make_what_one_makes(
     tmp_path: Path, tiny: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -84,3 +84,20 @@ def test_wandb_offline_keeps_pictures_and_without_it_none_are_drawn(
     (kept,) = tmp_path.glob("wandb/offline-run-*/files/media/images/heat-map_*.png")
     with Image.open(kept) as image:
         assert image.size == (4, 3)
+
+
+def test_wandb_without_a_login_goes_on_offline_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    for name in ("HOME", "WANDB_CONFIG_DIR"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody answers there
+    sink = progress.WandbSink(tmp_path, "a-run", {}, "online")
+    sink.log(1, {"loss": 0.5})
+    sink.close()
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if "wandb: " in line)
+    assert line.endswith("going on offline, send it later with: wandb sync")
+    assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))

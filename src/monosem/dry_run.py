@@ -17,7 +17,7 @@ from monosem.recipe import ModelRecipe, Recipe
 
 LAYERS = 2
 SENTENCES = 300
-LATENTS = 1024
+LATENTS = 512
 BATCH = 512
 SUFFIX = "-dry-run"
 _TOKENIZER = ModelRecipe(source="smollm2-135m-instruct")
@@ -81,6 +81,7 @@ def shrink(recipe: Recipe, model: str) -> Recipe:
             | {"tokens": min(recipe.finetune.tokens, 1000), "batch_tokens": 500},
             "explain": {"provider": "lexical", "aggregation": recipe.explain.aggregation},
             "evaluate": {"sentences": 10, "steering_latents": 2, "steering_controls": 2},
+            "score": {"shuffles": 20, "random_latents": 20, "sample": 1, "judge": "none"},
             "report": {"latents": 20},
         }
     )

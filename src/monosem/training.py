@@ -6,24 +6,33 @@ from monosem.corpus import sentences
 from monosem.errors import RecipeError
 from monosem.live import Live
 from monosem.lm.source import open_model
+from monosem.recipe import Recipe
 from monosem.run import Run, Stage
 from monosem.train import loop
 from monosem.train.loop import open_stage
+from monosem.train.parallel import mesh_of
 from monosem.train.source import Source
 
-__all__ = ["check", "make", "open_source", "open_stage"]
+__all__ = ["check", "fits", "make", "open_source", "open_stage"]
 
 
 def check(run: Run, verbs: Sequence[str], redo: str | None) -> None:
-    """Whether the ranks that were started can train together.
+    """Whether the ranks that were started can train together. Raises as `fits`."""
+    del redo
+    if "train" in verbs:
+        fits(run.recipe, run.ranks.world)
+
+
+def fits(recipe: Recipe, world: int) -> None:
+    """Whether so many processes can train a recipe's SAE together.
 
     Raises:
         RecipeError: they do not fit the mesh, or the source is a language model, which one process reads.
     """
-    loop.check(run, verbs, redo)
-    if "train" in verbs and run.recipe.train.source == "live" and run.ranks.world > 1:
+    mesh_of(recipe, world)
+    if recipe.train.source == "live" and world > 1:
         raise RecipeError(
-            f"train.source = 'live' trains in one process, and {run.ranks.world} were started; "
+            f"train.source = 'live' trains in one process, and {world} were started; "
             "leave torchrun out, or store the activations (train.source = 'stored')"
         )
 

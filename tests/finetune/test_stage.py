@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from interrupted import contents, make_with_kills
+from torchrun import finish, script, start
 
 from monosem import finetune, pipeline, recipe
 from monosem.errors import RecipeError, RunError, TrainingError
@@ -193,3 +194,29 @@ def test_its_curves_stand_in_the_report(tuned: Run) -> None:
     page = (tuned.path / "report.html").read_text()
     assert "Fine-tuning: KL" in page
     assert "Fine-tuning: FVU" in page
+
+
+@pytest.mark.slow
+def test_of_two_ranks_one_fine_tunes_and_the_other_waits(plain: Run, tuned: Run, tmp_path: Path) -> None:
+    run = copied(plain, tmp_path / "two")
+    told = tmp_path / "recipe.json"
+    told.write_text(asking(plain.recipe).model_dump_json())
+    program = f"""
+        from pathlib import Path
+        from monosem import pipeline
+        from monosem.recipe import Recipe
+        from monosem.run import Run
+        run = Run(Path({str(run.path)!r}), Recipe.model_validate_json(Path({str(told)!r}).read_text()), ranks)
+        print(pipeline.make(run, ("finetune",))["finetune"].complete)
+        live = run.recipe.model_copy(update={{"train": run.recipe.train.model_copy(update={{"source": "live"}})}})
+        try:
+            pipeline.make(Run(Path({str(tmp_path / "live")!r}), live, ranks), ("sentences", "train"))
+        except MonosemError as error:
+            print(error)
+    """
+    for out in finish(start(script(program), 2)):
+        done, refused = out.splitlines()
+        assert done == "True"
+        assert refused.startswith("train.source = 'live' trains in one process, and 2 were started; leave torchrun out")
+    ours, theirs = (one.path / "finetune" / "final" / "sae.safetensors" for one in (run, tuned))
+    assert ours.read_bytes() == theirs.read_bytes()

@@ -46,9 +46,17 @@ def test_lists_and_names_are_values_too() -> None:
         (["--sae.k", "4,64", "--sae.n", "32", "--train.k_aux", "8"], "sae.k = 64 is larger than sae.n = 32"),
         (["--train.batch", "512,1024"], "--train.batch: cannot be an axis"),
         (["--capture.dtype", "float32,bfloat16"], "--capture.dtype: cannot be an axis"),
+        (["--train.mesh", "1,2"], "--train.mesh: cannot be an axis"),
         (["--name", "a,b"], "--name: cannot be an axis"),
     ],
 )
 def test_mistakes_are_named(arguments: list[str], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         axes.read(Recipe(), arguments)
+
+
+def test_a_mesh_is_not_of_a_sweep() -> None:
+    base = Recipe.model_validate({"train": {"mesh": [2, 4]}})
+    with pytest.raises(RecipeError, match=r"train.mesh = \[2, 4\] is of ranks that train one SAE together"):
+        axes.read(base, ["--sae.k", "16,32"])
+    assert len(axes.read(base, ["--sae.k", "16,32", "--train.mesh", "none"]).members) == 2

@@ -23,13 +23,15 @@ from monosem.sae.nested import Nested
 from monosem.sae.objective import Objective
 from monosem.sae.penalties import Penalty
 from monosem.store.loader import Cursor, Loader
+from monosem.store.pairs import Sample
 from monosem.train.lockstep import Gathered
 from monosem.train.optim import OptimSettings
 from monosem.train.parallel import Together
+from monosem.train.resample import resample
 from monosem.train.source import Feed
 from monosem.train.step import StepSettings, TrainStep
 
-D, N, K, BATCH = 24, 96, 4, 64
+D, MADE, N, K, BATCH = 24, 20, 96, 4, 64
 OPTIM = OptimSettings(lr=2e-3, schedule="cosine", betas=(0.9, 0.99), eps=1e-8, total_steps=200, threshold_rate=5)
 PLAIN = Objective(AuxK(8), exact=True)
 WAYS = {
@@ -39,28 +41,43 @@ WAYS = {
     "jumprelu": replace(PLAIN, penalty=Penalty("l0", 0.5, target=K, silent=1e-3, warmup_steps=20)),
     "batchtopk-matryoshka": replace(PLAIN, nested=Nested.matryoshka([16, 40], N)),
     "topk-multi": replace(PLAIN, nested=Nested.multi_topk(K, [3 * K], 1 / 8)),
+    "topk-transcoder": PLAIN,
+    "topk-parts": replace(PLAIN, aux=AuxK(8, budget=100)),  # on all rows: which part has which is another on a mesh
+    "relu-resampled": replace(PLAIN, penalty=Penalty("l1", 2.0, warmup_steps=20), aux=AuxK(8, coefficient=0.0)),
 }
 MORE: dict[str, dict[str, Any]] = {
     "abstopk": {"ema": 0.99, "optim": replace(OPTIM, clip=0.02)},
     "batchtopk-matryoshka": {"k_start": D, "k_steps": 40},
 }
 DEAD_AFTER = 40 * BATCH
+PARTS = 2
+RESAMPLED_AT = 100
 
 
 def new_step(way: str, exchange: Exchange) -> TrainStep:
-    config = SaeConfig(D, N, K, way.split("-")[0], normalisation="none")
+    transcodes = {"d_out": MADE, "target_hook_point": "made", "skip": True} if way == "topk-transcoder" else {}
+    config = SaeConfig(D, N, K, way.split("-")[0], normalisation="none", **transcodes)
     start = torch.Generator().manual_seed(0)
     sae = Autoencoder(config, start, encoder_norm=0.5, threshold=None, exchange=exchange)
     with torch.no_grad():  # a third of the latents sleep, so that AuxK has something to wake
         sae.b_enc[torch.tensor([latent % 3 == 0 for latent in exchange.latents(N)])] = -3.0
     settings = {"optim": OPTIM, "objective": WAYS[way], "dead_window": DEAD_AFTER, **MORE.get(way, {})}
+    if way == "topk-parts":  # a process's own rows, in as many parts as elsewhere
+        settings["micro_batch"] = BATCH // exchange.data.ranks // PARTS
     return TrainStep(sae, StepSettings(**settings))
 
 
-def feed(folder: Path, exchange: Exchange, cursor: Cursor | None = None) -> Feed:
+def feed(folder: Path, exchange: Exchange, target: Path | None = None, cursor: Cursor | None = None) -> Feed:
     """The stored batches, as training reads them."""
-    own = Loader(folder, BATCH, 3, 0, cursor, only=exchange.reads(BATCH))
+    own = Loader(folder, BATCH, 3, 0, cursor, target, only=exchange.reads(BATCH))
     return Gathered(own, exchange, torch.device("cpu")) if isinstance(exchange, Together) else own
+
+
+def started_anew(step: TrainStep, folder: Path, exchange: Exchange, cursor: Cursor) -> int:
+    """Resample from the batches that come next, as the trainer does."""
+    with closing(feed(folder, exchange, cursor=cursor)) as ahead:
+        samples = (Sample(batch.x, batch.target) for _, batch in zip(range(4), ahead, strict=False))
+        return resample(step, samples, torch.Generator().manual_seed(1))
 
 
 def run(way: str, folder: Path, steps: int, exchange: Exchange) -> dict[str, Any]:
@@ -68,23 +85,29 @@ def run(way: str, folder: Path, steps: int, exchange: Exchange) -> dict[str, Any
     step = new_step(way, exchange)
     figures: list[dict[str, float]] = []
     fired = hashlib.sha256()
-    with closing(feed(folder, exchange)) as batches:
-        for _, batch in zip(range(steps), batches, strict=False):
-            result = step.step_normalised(step.sae.normalise(batch.x).z)
+    target = folder.with_name("made") if step.sae.config.transcodes else None
+    anew = 0
+    with closing(feed(folder, exchange, target)) as batches:
+        for number, batch in zip(range(steps), batches, strict=False):
+            goal = step.sae.standardise_target(batch.target) if target else None
+            result = step.step_normalised(step.sae.normalise(batch.x).z, goal)
             counts = torch.bincount(result.fired, minlength=len(step.sae.b_enc))
             fired.update(exchange.gather_latents(counts).numpy().tobytes())
             figures.append({name: getattr(result, name) for name in ("loss", "aux", "l0", "n_dead", "k")})
+            if way == "relu-resampled" and number + 1 == RESAMPLED_AT:
+                anew = started_anew(step, folder, exchange, batch.cursor)
     final = step.averaged()
     whole = exchange.whole_sae(final) if isinstance(exchange, Together) else final
-    return {"figures": figures, "fired": fired.hexdigest(), "fvu": None if whole is None else fvu(whole, folder)}
+    found = None if whole is None else fvu(whole, folder, target)
+    return {"figures": figures, "fired": fired.hexdigest(), "resampled": anew, "fvu": found}
 
 
-def fvu(sae: Autoencoder, folder: Path) -> float:
+def fvu(sae: Autoencoder, folder: Path, target: Path | None) -> float:
     """Of the whole SAE, on the first batches."""
-    with closing(Loader(folder, 1024, 3, 0)) as batches:
-        x = next(batches).x.clone()
-    x_hat = sae(x).x_hat
-    return float((x - x_hat).double().square().sum() / (x - x.mean(0)).double().square().sum())
+    with closing(Loader(folder, 1024, 3, 0, target=target)) as batches:
+        batch = next(batches)
+        y, y_hat = batch.target.clone(), sae(batch.x).x_hat
+    return float((y - y_hat).double().square().sum() / (y - y.mean(0)).double().square().sum())
 
 
 def traffic(exchange: Exchange) -> dict[str, int]:

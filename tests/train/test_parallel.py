@@ -22,24 +22,32 @@ STEPS = 200
 PROGRAM = str(Path(__file__).parent / "meshes.py")
 WORLDS = {1: ["1x1"], 2: ["2x1", "1x2"], 4: ["2x2", "1x4"]}
 MESHES = [name for names in WORLDS.values() for name in names][1:]
-WAYS = ["topk", "topk-multi", "abstopk", "batchtopk-matryoshka", "relu", "jumprelu"]
+WAYS = [
+    "topk", "topk-multi", "topk-transcoder", "topk-parts", "abstopk", "batchtopk-matryoshka", "relu", "relu-resampled",
+    "jumprelu",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A `batches` folder of sparse sums of a fixed dictionary."""
-    stage = Stage(tmp_path_factory.mktemp("run") / "batches" / "x", "batches", {}, {})
-    stage.begin()
+    """A `batches` folder of sparse sums of a fixed dictionary; what a transcoder shall make of them lies beside it."""
+    folder = tmp_path_factory.mktemp("run") / "batches"
+    stages = [Stage(folder / name, "batches", {}, {}) for name in ("x", "made")]
     generator = torch.Generator().manual_seed(0)
     dictionary = torch.nn.functional.normalize(torch.randn(60, 24, generator=generator), dim=1)
+    made = torch.randn(24, 20, generator=generator) / 24**0.5
+    for stage in stages:
+        stage.begin()
     for shard, size in enumerate((5000, 3000, 2500)):
         codes = torch.rand(size, 60, generator=generator) * (torch.rand(size, 60, generator=generator) < 0.1)
         x = 4 * codes @ dictionary + 0.05 * torch.randn(size, 24, generator=generator)
         nowhere = {"sentence": torch.zeros(size).long()} | dict.fromkeys(("position", "token"), torch.zeros(size).int())
-        shards.write(stage.path / f"train-{shard:05d}.safetensors", {"activations": x, **nowhere})
-        stage.add_shard(f"train-{shard:05d}.safetensors", size)
-    stage.finish()
-    return stage.path
+        for stage, rows in zip(stages, (x, (x @ made).relu()), strict=True):
+            shards.write(stage.path / f"train-{shard:05d}.safetensors", {"activations": rows, **nowhere})
+            stage.add_shard(f"train-{shard:05d}.safetensors", size)
+    for stage in stages:
+        stage.finish()
+    return stages[0].path
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +69,10 @@ def test_a_mesh_trains_as_one_process_does(way: str, mesh: str, curves: dict[str
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
         assert ours["aux"] == pytest.approx(theirs["aux"], rel=1e-4)
         assert (ours["l0"], ours["n_dead"], ours["k"]) == (theirs["l0"], theirs["n_dead"], theirs["k"])
-    assert sum(step["aux"] > 0 for step in one["figures"]) > STEPS / 2
+    assert many["resampled"] == one["resampled"]
+    assert (one["resampled"] > 0) == (way == "relu-resampled")
+    if way != "relu-resampled":
+        assert sum(step["aux"] > 0 for step in one["figures"]) > STEPS / 2
     assert many["fired"] == one["fired"]  # how often every latent fired in every step
     assert f"{many['fvu']:.4f}" == f"{one['fvu']:.4f}"
 

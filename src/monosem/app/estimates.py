@@ -10,7 +10,7 @@ from rich.table import Table
 
 from monosem import estimate
 from monosem.errors import RecipeError
-from monosem.estimate import Plan
+from monosem.estimate import Bill, Plan
 from monosem.estimate.machine import GB, machine
 from monosem.recipe import Recipe
 
@@ -69,10 +69,21 @@ def _lines(found: Plan, free: float | None) -> list[str]:
     lines += [f"{cost.stage}: {cost.note}" for cost in found.costs if cost.note]
     if found.sent:
         lines.append(f"each GPU sends {found.sent / 1e6:,.0f} MB a training step")
-    lines.append(f"a month of object storage for the activations: ${found.storage_dollars:,.2f}")
+    if found.storage_dollars:
+        lines.append(f"a month of object storage for the activations: ${found.storage_dollars:,.2f}")
+    lines += [_bill(bill) for bill in found.bills]
     if free is not None:
         lines.append(f"free on this disk: {size(free)}")
     return lines
+
+
+def _bill(bill: Bill) -> str:
+    """One line of what a provider is asked for."""
+    cost = "a price that no table names (explain.prices)" if bill.usd is None else f"about ${bill.usd:,.2f}"
+    return (
+        f"{bill.stage}: {bill.requests:,} requests of {bill.provider} {bill.model}, {bill.tokens.input / 1e6:,.1f} M "
+        f"tokens in, {bill.tokens.output / 1e6:,.1f} M out: {cost}"
+    )
 
 
 def _as_json(found: Plan, problems: list[str]) -> dict[str, Any]:
@@ -87,6 +98,7 @@ def _as_json(found: Plan, problems: list[str]) -> dict[str, Any]:
         "seconds": found.seconds,
         "sent_bytes_a_step": found.sent,
         "storage_dollars_a_month": found.storage_dollars,
+        "bills": [{**bill._asdict(), "tokens": vars(bill.tokens)} for bill in found.bills],
         "does_not_fit": problems,
     }
 

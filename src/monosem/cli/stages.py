@@ -69,7 +69,12 @@ def sweep(arguments: SweepArguments) -> None:
 
     wanted = axes.read(recipe_of(arguments.target, arguments.runs), arguments.keys)
     path = run_path(arguments.target, arguments.runs, wanted.recipe.name)
-    sweeps.show(path, stage.make(path, wanted), as_json=arguments.json)
+    with ranks.joined() as together:
+        if not together.first:
+            progress.silence()
+        rows = stage.make(path, wanted, together)
+    if together.first:
+        sweeps.show(path, rows, as_json=arguments.json)
 
 
 def store(arguments: StoreArguments) -> None:

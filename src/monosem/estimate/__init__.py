@@ -1,26 +1,44 @@
 """What a recipe will ask of a machine, before anything starts: disk, memory, time and money, stage by stage.
 
-Flow: `workload` finds out how much text there is, `machine` what is there to run it, `costs` puts the two together for
-each stage; `plan` adds up, and `refusals` says what does not fit and which key would change that. `measured` times a
-few real steps where the machine is this one.
+Flow: `workload` finds out how much text there is, `machine` what is there to run it; each stage that the recipe asks
+for has a function that makes a `Cost` of both; `plan` adds up, and `refusals` says what does not fit and
+which key would change that. `measured` times a few real steps where the machine is this one.
 """
 
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from monosem.estimate import costs, measured, workload
-from monosem.estimate.costs import Cost
+from monosem import training
+from monosem.estimate import judging, learning, measured, money, reading, storing, workload
+from monosem.estimate.job import Cost, Job
 from monosem.estimate.machine import GB, Machine
+from monosem.estimate.money import Bill
 from monosem.estimate.workload import Workload
 from monosem.lm.known import KnownModel
 from monosem.lm.shape import describe
+from monosem.pipeline import PIPELINE, VERBS
 from monosem.recipe import Recipe
 
-__all__ = ["Cost", "Machine", "Plan", "Workload", "free_disk", "plan", "refusals"]
+__all__ = ["STAGES", "Bill", "Cost", "Machine", "Plan", "Workload", "free_disk", "plan", "refusals"]
 
-STORAGE = 0.023
-"""US dollars for a gigabyte and month of object storage (the list price of the large clouds' standard class, 2025)."""
+STAGES: Mapping[str, Callable[[Job], Cost]] = {
+    "sentences": storing.sentences,
+    "capture": storing.capture,
+    "prepare": storing.prepare,
+    "train": learning.train,
+    "finetune": learning.finetune,
+    "codes": reading.codes,
+    "examples": reading.examples,
+    "coactivation": reading.coactivation,
+    "groups": reading.groups,
+    "explain": judging.explain,
+    "evaluate": judging.evaluate,
+    "score": judging.score,
+    "report": judging.report,
+}
+"""By verb."""
 
 
 class Plan(NamedTuple):
@@ -30,6 +48,7 @@ class Plan(NamedTuple):
     model: KnownModel
     work: Workload
     costs: tuple[Cost, ...]
+    bills: tuple[Bill, ...]
     sent: float
     """Bytes that each device sends in a training step."""
 
@@ -56,31 +75,23 @@ class Plan(NamedTuple):
     @property
     def storage_dollars(self) -> float:
         """A month of object storage for the activations."""
-        return STORAGE * sum(cost.disk for cost in self.costs if cost.stage == "capture") / GB
+        return money.STORAGE * sum(cost.disk for cost in self.costs if cost.stage == "capture") / GB
 
 
 def plan(recipe: Recipe, on: Machine, *, measure: bool = False) -> Plan:
     """Foresee a run; reads a small corpus or a sample of a large one, and no weights unless told to `measure`.
 
     Raises:
-        RecipeError: how large the corpus is cannot be known.
+        RecipeError: how large the corpus is cannot be known, or that many devices cannot train the recipe together.
         ModelError, AssetError, CorpusError: the model or a source cannot be looked up.
     """
-    model = describe(recipe.model.source)
-    work = workload.measure(recipe)
-    widths = costs.widths(recipe, model)
-    timed = measured.measure(recipe, work, widths) if measure else None
-    parts = (
-        costs.sentences(recipe, work),
-        costs.capture(recipe, work, model, on, timed.tokens_per_second if timed else None),
-        costs.prepare(recipe, work, model),
-        costs.train(recipe, work, model, on, timed.step_seconds if timed else None),
-        costs.codes(recipe, work, model, on),
-        costs.examples(recipe, work),
-        costs.evaluate(recipe, work, model, on),
-    )
-    sent = costs.sent_bytes(recipe, widths, on.devices) if on.devices > 1 else 0.0
-    return Plan(on, model, work, parts, sent)
+    training.fits(recipe, on.devices)
+    model, work = describe(recipe.model.source), workload.measure(recipe)
+    job = Job(recipe, work, model, on)
+    if measure:
+        job = Job(recipe, work, model, on, measured.measure(recipe, work, job.widths))
+    parts = tuple(STAGES[step.verb](job) for step in PIPELINE if step.asked(recipe, VERBS))
+    return Plan(on, model, work, parts, tuple(money.bills(job)), learning.step(job).sent)
 
 
 def refusals(found: Plan, recipe: Recipe, free_disk: float | None) -> list[str]:
@@ -96,24 +107,40 @@ def refusals(found: Plan, recipe: Recipe, free_disk: float | None) -> list[str]:
             f"disk: {found.peak_disk / GB:,.1f} GB are needed at the fullest, {free_disk / GB:,.1f} GB are free; "
             f"{', '.join(dials)}"
         )
-    for cost in found.costs:
-        if cost.memory > found.machine.memory:
-            lines.append(
-                f"{cost.stage}: {cost.memory / GB:,.1f} GB of memory are needed, {found.machine.name} has "
-                f"{found.machine.memory / GB:,.0f} GB; {_dials(cost.stage, recipe, found)}"
-            )
+    lines += [
+        f"{cost.stage}: {cost.memory / GB:,.1f} GB of memory are needed, {found.machine.name} has "
+        f"{found.machine.memory / GB:,.0f} GB; {_dials(cost.stage, recipe, found)}"
+        for cost in found.costs
+        if cost.memory > found.machine.memory
+    ]
+    budget = recipe.explain.max_usd
+    lines += [
+        f"explain: about ${bill.usd:,.2f} for {bill.requests:,} requests, explain.max_usd is ${budget:,.2f}; a larger "
+        f"one, explain.template = 'short', or fewer explain.examples"
+        for bill in found.bills
+        if bill.stage == "explain" and budget is not None and bill.usd is not None and bill.usd > budget
+    ]
     return lines
 
 
 def _dials(stage: str, recipe: Recipe, found: Plan) -> str:
-    if stage == "train":
-        dials = ["a smaller sae.n"] if found.machine.is_cpu else ["more --gpus", "a smaller sae.n"]
-        if recipe.train.micro_batch is None or recipe.train.micro_batch > 1024:
-            dials.append("a smaller train.micro_batch")
-        return ", ".join(dials)
-    if stage == "examples":
-        return "a smaller examples.top or fewer examples.aggregations"
-    return f"a smaller {'evaluate' if stage == 'evaluate' else 'capture'}.batch_tokens, or a smaller model"
+    match stage:
+        case "train":
+            dials = ["a smaller sae.n"] if found.machine.is_cpu else ["more --gpus", "a smaller sae.n"]
+            if recipe.train.micro_batch is None or recipe.train.micro_batch > 1024:
+                dials.append("a smaller train.micro_batch")
+            if recipe.train.source == "live":
+                dials.append("a smaller train.buffer")
+            return ", ".join(dials)
+        case "examples":
+            return "a smaller examples.top or fewer examples.aggregations"
+        case "prepare":
+            return "a smaller prepare.shard_mb"
+        case "codes" | "coactivation" | "groups":
+            return "a smaller sae.n"
+        case "evaluate" | "score" | "finetune":
+            return f"a smaller {stage}.batch_tokens, or a smaller model"
+    return "a smaller capture.batch_tokens, or a smaller model"
 
 
 def free_disk(runs: Path) -> float:

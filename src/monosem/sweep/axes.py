@@ -22,6 +22,7 @@ FIXED = (
     "train.target_hook_point",
     "train.order_seed",
     "train.device",
+    "train.mesh",
     "train.workers",
     "train.wandb",
 )
@@ -59,6 +60,11 @@ def read(base: Recipe, arguments: Sequence[str]) -> Sweep:
     for key in axes:
         _check_axis(key)
     shared = _with(base, {key: values[0] for key, values in listed.items() if key not in axes})
+    if shared.train.mesh is not None:
+        raise RecipeError(
+            f"train.mesh = {list(shared.train.mesh)} is of ranks that train one SAE together; in a sweep each rank has "
+            "SAEs of its own: leave it out (--train.mesh none)"
+        )
     order = seed_of(shared) if shared.train.order_seed is None else shared.train.order_seed
     members = []
     for chosen in itertools.product(*axes.values()):

@@ -1,6 +1,7 @@
 """What a sweep compares its SAEs by: FVU, L0 and dead latents on held-out activations, and the language model's loss.
 
-The language model reads every held-out sentence once; each SAE takes its turn behind the hook point.
+The language model reads every held-out sentence once; each SAE takes its turn behind the hook point. Of several ranks
+each measures some of the SAEs.
 """
 
 import json
@@ -9,7 +10,7 @@ from typing import Any
 
 import torch
 
-from monosem import progress, training
+from monosem import pipeline, progress, training
 from monosem.atomic import write_text
 from monosem.evaluate import downstream, held_out, reconstruction
 from monosem.evaluate.replay import Replay
@@ -18,7 +19,7 @@ from monosem.run import Run, Stage
 from monosem.sae import files
 from monosem.sae.autoencoder import Autoencoder
 from monosem.store import loader
-from monosem.sweep.members import Opened
+from monosem.sweep.members import Opened, dealt
 from monosem.train import tracking
 from monosem.train.source import Source
 
@@ -27,9 +28,9 @@ FILE = "measured.json"
 
 
 def make(base: Run, members: Sequence[Opened]) -> dict[str, dict[str, Any]]:
-    """The figures of every member, by name; those that are there already are kept."""
+    """The figures of every member, by name; those that are there already are kept. All ranks of `base` call this."""
     stages = {member.name: _open_stage(member) for member in members}
-    missing = [member for member in members if not stages[member.name].complete]
+    missing = dealt([member for member in members if not stages[member.name].complete], base.ranks)
     if missing:
         saes = {member.name: files.load(member.run.folder("sae") / "final") for member in missing}
         progress.note(f"measuring {len(saes)} SAEs")
@@ -42,6 +43,7 @@ def make(base: Run, members: Sequence[Opened]) -> dict[str, dict[str, Any]]:
             write_text(stage.path / FILE, json.dumps(figures, indent=2) + "\n")
             stage.add_shard(FILE, 1)
             stage.finish(**figures)
+    base.ranks.barrier("sweep: figures", pipeline.WEEK)
     return {name: json.loads((stage.path / FILE).read_text(encoding="utf-8")) for name, stage in stages.items()}
 
 

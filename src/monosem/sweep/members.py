@@ -1,11 +1,14 @@
 """The run folders of a sweep's members: `RUN/sweep/MEMBER`, which borrow the activations of the run they are part of.
 
-A member is a run like any other: every verb works on it. Its `sentences`, `activations` and `batches` are links.
+A member is a run like any other: every verb works on it. Its `sentences`, `activations` and `batches` are links. A
+member belongs to one rank alone.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from monosem.ranks import Ranks
 from monosem.run import Run, Stage
 from monosem.sweep.axes import Member
 from monosem.train import loop
@@ -52,3 +55,19 @@ def open_member(base: Run, member: Member) -> Opened:
     stage = loop.open_stage(run)
     run.save_recipe()
     return Opened(member, run, stage)
+
+
+def dealt(members: Sequence[Opened], ranks: Ranks) -> list[Opened]:
+    """Those that fall to this rank: the dearest first, each to whoever has the least so far; in their old order."""
+    load, mine = [0.0] * ranks.world, set()
+    for member in sorted(members, key=_work, reverse=True):
+        taker = load.index(min(load))
+        load[taker] += _work(member)
+        if taker == ranks.rank:
+            mine.add(member.name)
+    return [member for member in members if member.name in mine]
+
+
+def _work(member: Opened) -> float:
+    """A measure of the member's training: its latents, in all its steps."""
+    return member.run.recipe.sae.n * member.run.recipe.train.epochs

@@ -1,7 +1,8 @@
 """A sweep, whole: the activations of its run, all SAEs in one pass over them, the figures of each, the table.
 
 An SAE whose loss is not finite is dropped with a note, and the others go on. Finished members are skipped; an
-interrupted sweep continues where its checkpoints are, to the same bytes.
+interrupted sweep continues where its checkpoints are, to the same bytes. Several ranks share the SAEs out: each trains
+and measures its own in one pass, and rank 0 makes the table.
 """
 
 import contextlib
@@ -12,38 +13,56 @@ from typing import Any
 from monosem import pipeline, progress, training
 from monosem.atomic import write_text
 from monosem.errors import TrainingError
+from monosem.ranks import Ranks
 from monosem.run import Run
 from monosem.sweep import measure, table
 from monosem.sweep.axes import Sweep
-from monosem.sweep.members import FOLDER, Opened, open_member
+from monosem.sweep.members import FOLDER, Opened, dealt, open_member
 from monosem.train import loop
 from monosem.train.trainer import Trainer
 
 UPSTREAM = {"stored": ("sentences", "capture", "prepare"), "live": ("sentences",)}
 
 
-def make(path: Path, sweep: Sweep) -> list[dict[str, Any]]:
+def make(path: Path, sweep: Sweep, ranks: Ranks | None = None) -> list[dict[str, Any]]:
     """Train and measure every member; returns the rows of the table, which is in `RUN/sweep/` as well.
 
+    Args:
+        ranks: who shares the members out. None: this process makes all of them.
+
     Raises:
-        MonosemError: as the stages.
+        MonosemError: as the stages; on several ranks also where one of them was lost.
     """
-    base = Run(path, sweep.recipe)
+    base = Run(path, sweep.recipe, ranks)
+    together = base.ranks
+    together.device(sweep.recipe.train.device)  # one GPU for all is refused before anything is made
+    together.agree("sweep", {one.recipe.name: one.recipe.model_dump(mode="json") for one in sweep.members})
     pipeline.make(base, UPSTREAM[sweep.recipe.train.source])
     with base.lock():
-        members = [open_member(base, member) for member in sweep.members]
-        train([member for member in members if member.open])
-        opened = [open_member(base, member) for member in sweep.members]
+        mine = dealt([member for member in _open(base, sweep) if member.open], together)
+        train(mine)
+        together.barrier("sweep: training", pipeline.WEEK)
+        opened = _open(base, sweep)
+        for member in opened:
+            if member.failure.exists() and together.world > 1 and member.name not in {own.name for own in mine}:
+                progress.note(f"  {member.name}: dropped, {member.failure.read_text(encoding='utf-8').strip()}")
         figures = measure.make(base, [member for member in opened if member.stage.complete])
         rows = table.rows(opened, figures)
-        table.write(base.path / FOLDER, rows)
+        together.once("sweep: table", lambda: table.write(base.path / FOLDER, rows))
     return rows
+
+
+def _open(base: Run, sweep: Sweep) -> list[Opened]:
+    """All members; rank 0 makes the folders that are not there, before the others look."""
+    if base.ranks.world > 1:
+        base.ranks.once("sweep: members", lambda: [open_member(base, member).name for member in sweep.members])
+    return [open_member(base, member) for member in sweep.members]
 
 
 def train(members: Sequence[Opened]) -> None:
     """Make all steps that are left, each batch being read once."""
     if not members:
-        progress.note("  every SAE is trained already")
+        progress.note("  no SAE is left to train here")
         return
     progress.note(f"sweep: {len(members)} SAEs in one pass: {', '.join(member.name for member in members)}")
     source = training.open_source(members[0].run)

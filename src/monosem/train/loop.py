@@ -20,7 +20,7 @@ from monosem.run import Run, Stage
 from monosem.store import prepare
 from monosem.store.loader import Batch
 from monosem.train.lockstep import Wish
-from monosem.train.parallel import exchange_of, mesh_of
+from monosem.train.parallel import exchange_of
 from monosem.train.settings import seed_of
 from monosem.train.source import Source
 from monosem.train.stored import Stored
@@ -43,16 +43,6 @@ def open_stage(run: Run) -> Stage:
         }
         return run.stage(run.folder("sae"), part, inputs)
     return run.stage(run.folder("sae"), part, _batches(run))
-
-
-def check(run: Run, verbs: Sequence[str], _redo: str | None) -> None:
-    """Whether the ranks that were started can train together.
-
-    Raises:
-        RecipeError: as `parallel.mesh_of`.
-    """
-    if "train" in verbs:
-        mesh_of(run.recipe, run.ranks.world)
 
 
 def make(run: Run, source: Source) -> Stage:

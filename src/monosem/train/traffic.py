@@ -50,6 +50,10 @@ class Shape:
     """Bytes of a stored value; 4 where the store is int8, which is decoded as it is read."""
     reconstructions: int = 1
     """More with `sae.prefixes` or `train.multi_k`."""
+    d_out: int = 0
+    """A transcoder's, which reads `d`. 0: what is made is what is read."""
+    skip: bool = False
+    """Whether a transcoder has an affine map beside its latents."""
 
 
 def bytes_per_step(shape: Shape, aux_rows: int = 0, aux_width: int = 0) -> float:
@@ -62,13 +66,14 @@ def bytes_per_step(shape: Shape, aux_rows: int = 0, aux_width: int = 0) -> float
     """
     rows, aux = shape.batch / shape.data, aux_rows / shape.data
     across = (shape.latent - 1) / shape.latent
-    width = min(shape.k, shape.n // shape.latent)
-    activations = across * rows * shape.d * shape.stored
+    width, made, ranks = min(shape.k, shape.n // shape.latent), shape.d_out or shape.d, shape.data * shape.latent
+    activations = across * rows * (shape.d + shape.d_out) * shape.stored
     candidates = across * (rows * FLOAT * (width + 1) + (aux * FLOAT * (aux_width + 1) if aux_width else 0))
-    sums = 2 * across * (rows * shape.reconstructions + aux) * shape.d * FLOAT
-    return activations + candidates + sums + gradient_bytes(shape.n / shape.latent, shape.d, shape.data)
+    sums = 2 * across * (rows * shape.reconstructions + aux) * made * FLOAT
+    skip = 2 * (ranks - 1) / ranks * shape.d * made * FLOAT * shape.skip
+    return activations + candidates + sums + skip + gradient_bytes(shape.n / shape.latent, shape.d, shape.data, made)
 
 
-def gradient_bytes(n: float, d: int, ranks: int) -> float:
+def gradient_bytes(n: float, d: int, ranks: int, d_out: int = 0) -> float:
     """Bytes that a rank sends where `ranks` add up the gradients of the same `n` latents: all that plain DDP sends."""
-    return 2 * (ranks - 1) / ranks * (2 * d + 1) * n * FLOAT
+    return 2 * (ranks - 1) / ranks * (d + (d_out or d) + 1) * n * FLOAT

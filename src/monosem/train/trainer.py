@@ -16,7 +16,7 @@ from monosem import progress
 from monosem.errors import TrainingError
 from monosem.run import Run, Stage
 from monosem.sae import files
-from monosem.sae.autoencoder import Autoencoder
+from monosem.sae.autoencoder import Autoencoder, SaeConfig
 from monosem.sae.exchange import ALONE, Exchange
 from monosem.store.loader import Batch, Cursor
 from monosem.store.pairs import Sample
@@ -63,6 +63,8 @@ class Trainer:
         self.plan = Plan.of(self.recipe, source.rows)
         run.ranks.agree("checkpoints", {"newest": checkpoint.newest(stage.path)})
         saved = checkpoint.latest(stage.path, exchange)
+        if saved:
+            self._check(saved.sae.config)
         self.state = saved.progress if saved else checkpoint.Progress()
         self.sae = (saved.sae if saved else self._untrained()).to(self.device)
         self.step = TrainStep(self.sae, step_settings(self.recipe, self.plan, self.sae.config.d))
@@ -185,6 +187,16 @@ class Trainer:
         if self._saver is not None:
             self._due.close()
             self._saver.wait()
+
+    def _check(self, found: SaeConfig) -> None:
+        """Whether a checkpoint is of the SAE that the recipe describes; its width is met by the first batch."""
+        wanted = self.recipe.sae
+        for key in ("n", "k", "sparsity", "prefixes", "normalisation", "skip"):
+            if getattr(found, key) != getattr(wanted, key):
+                raise TrainingError(
+                    f"{self.stage.path}: its checkpoint is of an SAE with {key} = {getattr(found, key)!r}, the recipe "
+                    f"says sae.{key} = {getattr(wanted, key)!r}; delete the checkpoint to begin anew"
+                )
 
     def _untrained(self) -> Autoencoder:
         known, target = self.source.known(), self.source.target()

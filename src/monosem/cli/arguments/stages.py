@@ -96,7 +96,7 @@ class SweepArguments:
 
     Any key of the recipe may be given. One with several values is an axis: `--sae.k 16,32,64 --seed 0,1,2` trains
     nine. Keys that hold lists take `;` between values: `--sae.prefixes "512;512,2048"`. The table and the plot lie in
-    `RUN/sweep/`.
+    `RUN/sweep/`. Under torchrun the ranks share the SAEs out; each reads the activations once for its own.
 
     Example: monosem sweep recipes/demo.toml --sae.k 16,32 --sae.n 4096,8192
     """
