@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from monosem.app.page import annotations
@@ -20,7 +19,7 @@ from monosem.app.page.kept import Kept
 from monosem.app.page.missing import command
 from monosem.app.page.relations import RelationFiles, Relations
 from monosem.app.page.scores import ScoreFiles
-from monosem.app.page.sorted_file import SortedFile
+from monosem.app.page.sorted_file import SortedFile, read_columns
 from monosem.app.page.tracks import Tracks
 from monosem.errors import RunError, SaeError
 from monosem.interpret import stability, tables
@@ -28,6 +27,9 @@ from monosem.interpret.cards import DENSE, EXPLANATIONS, WEAK, Shown, shown
 from monosem.interpret.score import shown as grades
 
 WAYS = ("max", "mean", "last", "quantile", "random")  # of choosing examples, in the order they are shown
+EXAMPLE = ("aggregation", "rank", "sentence", "value", "positions", "values")
+SENTENCE = ("text", "title", "label", "starts", "ends")
+OUTPUT = ("output_score", "raised", "raised_by", "lowered", "lowered_by")
 Floats = NDArray[np.float64]
 
 
@@ -229,18 +231,19 @@ class LatentFiles:
         if file is None:
             missing["tokens that it raises and lowers"] = command(self.folder, "evaluation")
             return {}
-        rows = file.rows([latent]).to_pylist()
+        there = [name for name in OUTPUT if name in file.columns]
+        rows = file.rows([latent], there).to_pylist()
         return rows[0] if rows else {}
 
     def _example_rows(self, latent: int) -> list[dict[str, Any]]:
         file = self._examples.get()
-        return [] if file is None else file.rows([latent]).to_pylist()
+        return [] if file is None else file.rows([latent], EXAMPLE).to_pylist()
 
     def _shown(self, rows: Sequence[dict[str, Any]]) -> dict[str, list[Shown]]:
         file = self._sentences.get()
         if file is None:
             return {}
-        texts = {row["sentence"]: row for row in file.rows([row["sentence"] for row in rows]).to_pylist()}
+        texts = {row["sentence"]: row for row in file.rows([row["sentence"] for row in rows], SENTENCE).to_pylist()}
         found: dict[str, list[Shown]] = {}
         for row in rows:
             if row["sentence"] in texts:
@@ -254,14 +257,14 @@ def _place(way: str) -> tuple[int, str]:
 
 def _figures(path: Path) -> Figures:
     try:
-        table = pq.read_table(path, columns=[*Figures._fields])
+        table = read_columns(path, Figures._fields)
     except (pa.ArrowInvalid, OSError) as error:
         raise RunError(f"{path}: damaged ({error}); make it again with --redo examples") from None
     return Figures(*(table[name].to_numpy() for name in Figures._fields))
 
 
 def _output_scores(path: Path) -> tuple[NDArray[np.int64], Floats]:
-    table = pq.read_table(path, columns=["latent", "output_score"])
+    table = read_columns(path, ["latent", "output_score"])
     return table["latent"].to_numpy(), table["output_score"].to_numpy()
 
 

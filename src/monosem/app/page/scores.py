@@ -1,8 +1,11 @@
 """How good explanations are: `scores/` as a page reads it, every figure beside its baselines."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -13,6 +16,7 @@ from monosem.interpret.score import shown
 from monosem.interpret.score.rows import SCORES, Row
 from monosem.interpret.score.shown import Figure
 
+pc: Any = pyarrow.compute  # its functions are made when it is imported, which no type checker sees
 HEADLINES = (("detection", "balanced_accuracy"), ("lexical", "balanced_accuracy"))
 """What a list is filtered and ordered by: the first of these that the run has."""
 Floats = NDArray[np.float64]
@@ -51,9 +55,15 @@ class ScoreFiles:
 
 
 def _headline(path: Path) -> tuple[NDArray[np.int64], Floats]:
-    for score, figure in HEADLINES:
-        wanted = [("score", "=", score), ("figure", "=", figure)]
-        chosen = pq.read_table(path, columns=["latent", "value"], filters=wanted)
-        if chosen.num_rows:
+    """Latents that have the headline score, and its values; row group by row group, since the file holds all scores."""
+    found: dict[tuple[str, str], list[pa.RecordBatch]] = {key: [] for key in HEADLINES}
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(columns=["latent", "score", "figure", "value"], use_threads=False):
+            for score, figure in HEADLINES:
+                held = pc.and_(pc.equal(batch["score"], score), pc.equal(batch["figure"], figure))
+                found[score, figure].append(batch.filter(held))
+    for batches in found.values():
+        chosen = pa.Table.from_batches(batches) if batches else None
+        if chosen is not None and chosen.num_rows:
             return chosen["latent"].to_numpy().astype(np.int64), chosen["value"].to_numpy().astype(np.float64)
     return np.empty(0, np.int64), np.empty(0)
