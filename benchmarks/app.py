@@ -5,7 +5,7 @@
 
 Prints one JSON object: seconds, and the largest memory of the process in MB. Every part runs in a process of its own.
 `click` is what a reader waits for in Chromium, from the click on a latent of the list until its card is drawn: the
-first click after the page has opened, and the median of those that follow. It needs Playwright and a `chromium` on the PATH.
+first after the page has opened, and the median of those that follow. Needs Playwright, and `chromium` on the PATH.
 """
 
 import argparse
