@@ -5,6 +5,7 @@ import json
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from monosem.interpret.stability import SAME
 from monosem.interpret.tables import LATENTS
@@ -26,7 +27,7 @@ def show(stage: Stage, *, as_json: bool) -> None:
     for name, figures in counts["others"].items():
         shares = (f"{100 * figures[key]:.1f} %" for key in ("shared", "shared_random"))
         means = (f"{figures[key]:.3f}" for key in ("mean_cosine", "mean_cosine_random"))
-        table.add_row(name, str(figures["seed"]), *shares, *means)
+        table.add_row(Text(name), str(figures["seed"]), *shares, *means)
     console = Console(highlight=False)
     console.print(table)
     console.print(f"{counts['latents']:,} latents, each in {stage.path / LATENTS}", soft_wrap=True)
