@@ -34,7 +34,7 @@ def test_the_table_at_80_columns():
         "             ↵      12  0.500          (no explanation)",
         "                 99999    123   120 %  after [red]                          1.00",
         "␣internationa…                         none: an attention sink",
-        "          日本       3      1    10 %  日本語                               0.50",
+        "          日本       3   1.00    10 %  日本語                               0.50",
         "values, and shares of the latent's maximum, are those before any edit",
     ]
 

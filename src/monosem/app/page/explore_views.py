@@ -24,7 +24,7 @@ WAYS = {
 }
 """How each way of choosing sentences is called, and what it means."""
 
-PLACES = {"at": "it fires on them", "before": "just before", "about": "anywhere"}
+PLACES = {"at": "fires there", "before": "just before", "about": "anywhere"}
 
 
 class Hit(NamedTuple):
