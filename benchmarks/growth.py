@@ -19,6 +19,7 @@ from typing import NamedTuple
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from train_step import activations, our_step
 
 INK, PRODUCT = "#30638e", "#d1495b"
@@ -113,6 +114,8 @@ def draw(name: str, points: list[Point], power: float, args: argparse.Namespace)
     others = ", ".join(f"{key} {value:,}" for key, value in zip("nkB", args.middle, strict=True) if key != name)
     axes.set(xlabel=f"{name}, {WORDS[name]}", ylabel="milliseconds", title=f"d {args.d}, {others}, {args.device}")
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes], minor=False)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.minorticks_off()
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)

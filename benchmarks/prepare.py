@@ -1,8 +1,8 @@
 """Prepare on a synthetic store of any size: memory, disk and speed, over workers and ranks.
 
-Makes a store of `--gb` (kept in `--folder` for the next run of the same size), prepares it in processes of its
-own, and looks all the while how much memory these hold and how many bytes lie below the folder. Afterwards every row is
-checked to be there once, and the statistics against float64 sums taken while the rows were made.
+Makes a store of `--gb` (kept in `--folder` for the next run of the same size, unless it is consumed), prepares it in
+processes of its own, and looks all the while how much memory these hold and how many bytes lie below the folder.
+Afterwards every row is checked to be there once, and the statistics against float64 sums taken as the rows were made.
 
     python benchmarks/prepare.py --gb 20 --workers 2 --json
 """
@@ -26,8 +26,9 @@ from torch import Tensor
 from monosem.ranks import Ranks, joined
 from monosem.recipe import PrepareRecipe
 from monosem.run import Stage
-from monosem.store import preparation, shards, split
-from monosem.store.shards import ShardFile
+from monosem.store import shards, split
+from monosem.store.preparation import Plan, Preparation
+from monosem.store.shards import CONSUMED, ShardFile
 from monosem.store.stats import Statistics
 
 SENTENCE, BLOCK, SEED = 29, 8192, 0  # tokens of every sentence; rows made at once
@@ -60,6 +61,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--ranks", type=int, default=1)
     parser.add_argument("--geometric-median", action="store_true")
+    parser.add_argument("--consume", action="store_true", help="free the store's shards as it goes")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--make", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -71,20 +73,21 @@ def source_stage(args: argparse.Namespace) -> Stage:
     )
 
 
-def preparation(args: argparse.Namespace, ranks: Ranks) -> preparation.Preparation:
+def preparation(args: argparse.Namespace, ranks: Ranks) -> Preparation:
     source = source_stage(args).require()
     keys = {"shard_mb": args.shard_mb, "workers": args.workers, "geometric_median": args.geometric_median}
+    keys["consume"] = args.consume
     recipe = PrepareRecipe.model_validate(keys)
     stage = Stage(args.folder / "batches", "batches", recipe.fingerprint_part(), {})
-    plan = preparation.Plan.of(source.manifest, recipe)
-    return preparation.Preparation(source, stage, recipe, SEED, plan, ranks)
+    plan = Plan.of(source.manifest, recipe)
+    return Preparation(source, stage, recipe, SEED, plan, ranks)
 
 
 def make_store(args: argparse.Namespace) -> Statistics:
     """The store, and the statistics of its training rows by plain float64 sums."""
     stage, reference = source_stage(args), args.folder / "reference.npz"
     row_bytes = 2 * args.d + ORIGIN_BYTES
-    if not stage.complete:
+    if not stage.complete or CONSUMED in stage.manifest.counts:
         shutil.rmtree(stage.path, ignore_errors=True)
         stage.begin()
         sums = np.zeros((3, args.d))

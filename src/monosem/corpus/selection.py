@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from monosem.corpus.sources import Document, Source
+from monosem.corpus.documents import Document
+from monosem.corpus.sources import Source
 
 
 class Place(NamedTuple):

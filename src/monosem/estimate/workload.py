@@ -9,8 +9,9 @@ from itertools import islice
 from typing import Literal, NamedTuple
 
 from monosem.corpus import selection, sources
+from monosem.corpus.documents import Document
 from monosem.corpus.selection import Place
-from monosem.corpus.sources import Document, Source
+from monosem.corpus.sources import Source
 from monosem.corpus.split import Text, split
 from monosem.corpus.tokens import encode
 from monosem.errors import CorpusError, RecipeError
