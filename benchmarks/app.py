@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -79,7 +80,7 @@ def _relations(folder: Path, rng: np.random.Generator) -> None:
     """Co-activation, neighbours, groups and scores, as many rows a latent as the demo has."""
     for name, other, count in (("partners", "partner", 35), ("cosines", "neighbour", 20)):
         latents = np.repeat(np.arange(N, dtype=np.int32), count)
-        table = {"latent": latents, "rank": np.tile(np.arange(count, dtype=np.int16), N)}
+        table: dict[str, Any] = {"latent": latents, "rank": np.tile(np.arange(count, dtype=np.int16), N)}
         table |= {other: rng.integers(0, N, len(latents)).astype(np.int32)}
         for figure in ("cosine",) if name == "cosines" else ("conditional", "reverse", "jaccard", "pmi"):
             table[figure] = rng.random(len(latents), dtype=np.float32)
@@ -91,11 +92,11 @@ def _relations(folder: Path, rng: np.random.Generator) -> None:
     _write(folder / "groups" / "groups.parquet", groups | random | {"token": ["word"] * N}, 1024)
     figures = ["auroc", "balanced_accuracy", *(f"decile_{tenth:02d}" for tenth in range(1, 11)), "f1", "hard"]
     scored = [(score, figure) for score in ("agreement", "lexical") for figure in figures]
-    table = {"latent": np.repeat(np.arange(N, dtype=np.int32), len(scored))}
-    table |= {"score": [score for score, _ in scored] * N, "figure": [figure for _, figure in scored] * N}
+    scores: dict[str, Any] = {"latent": np.repeat(np.arange(N, dtype=np.int32), len(scored))}
+    scores |= {"score": [score for score, _ in scored] * N, "figure": [figure for _, figure in scored] * N}
     for column in ("value", "low", "high", "shuffled", "shuffled_p95", "frequency", "chance"):
-        table[column] = rng.random(N * len(scored), dtype=np.float32)
-    _write(folder / "scores" / "scores.parquet", table, 8192)
+        scores[column] = rng.random(N * len(scored), dtype=np.float32)
+    _write(folder / "scores" / "scores.parquet", scores, 8192)
     (folder / "scores" / "scores.json").write_text(json.dumps({"summary": {}, "scores": {}}))
 
 
