@@ -4,14 +4,19 @@
     python benchmarks/app.py --synthetic FOLDER    # writes 65,536 latents with 6.5 M examples, then the same
 
 Prints one JSON object: seconds, and the largest memory of the process in MB. Every part runs in a process of its own.
+`click` is what a reader waits for in Chromium, from the click on a latent of the list until its card is drawn: the
+first after the page has opened, and the median of those that follow. Needs Playwright, and `chromium` on the PATH.
 """
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +30,16 @@ N, TOP, SENTENCES, TOKENS = 65_536, 50, 1_000_000, 27
 WAYS = ("max", "mean")  # 65,536 x 2 x 50 = 6.55 M examples
 LATENTS_AT_ONCE = 1024
 CARDS = 20
+CLICK = """(place) => new Promise((done) => {
+  const link = document.querySelectorAll(".ms-hits a")[place];
+  const began = performance.now();
+  new MutationObserver((_, watch) => {
+    if (!document.querySelector(`[data-latent-shown="${link.dataset.latent}"]`)) return;
+    watch.disconnect();
+    requestAnimationFrame(() => done(performance.now() - began));
+  }).observe(document.getElementById("ms-card"), { childList: true, subtree: true, attributes: true });
+  link.click();
+})"""
 WORDS = [
     f"{first}{second}" for first in "bdfgklmnprst" for second in ("an", "el", "ir", "os", "um", "ent", "ing", "ory")
 ]
@@ -50,13 +65,44 @@ def synthetic(folder: Path) -> None:
         "sentence_count": counts // 2,
     }
     pq.write_table(pa.table(figures), folder / "examples" / "latents.parquet", compression="zstd")
-    output = {"latent": figures["latent"], "output_score": rng.random(N), "raised": [["a", "b"]] * N}
-    pq.write_table(pa.table(output), folder / "evaluation" / "latents.parquet", compression="zstd")
+    tokens = [[f"token{place}" for place in range(20)]] * N
+    output = {"latent": figures["latent"], "output_score": rng.random(N), "raised": tokens, "lowered": tokens}
+    _write(folder / "evaluation" / "latents.parquet", output, 1024)
+    _relations(folder, rng)
     with (folder / "explanations" / "explanations.jsonl").open("w", encoding="utf-8") as file:
         for latent in range(N):
             text = f"about {' '.join(rng.choice(WORDS, 12))}"
             row = {"latent": latent, "explanation": text, "certainty": float(rng.random()), "provider": "synthetic"}
             file.write(json.dumps(row | {"provenance": {"prompt": "x" * 200}}) + "\n")
+
+
+def _relations(folder: Path, rng: np.random.Generator) -> None:
+    """Co-activation, neighbours, groups and scores, as many rows a latent as the demo has."""
+    for name, other, count in (("partners", "partner", 35), ("cosines", "neighbour", 20)):
+        latents = np.repeat(np.arange(N, dtype=np.int32), count)
+        table: dict[str, Any] = {"latent": latents, "rank": np.tile(np.arange(count, dtype=np.int16), N)}
+        table |= {other: rng.integers(0, N, len(latents)).astype(np.int32)}
+        for figure in ("cosine",) if name == "cosines" else ("conditional", "reverse", "jaccard", "pmi"):
+            table[figure] = rng.random(len(latents), dtype=np.float32)
+        _write(folder / "coactivation" / f"{name}.parquet", table | {"count": latents.astype(np.int64)}, 8192)
+    ngram = {"text": "word", "place": "at", "words": 1, "z": 9.0, "share": 0.5, "corpus_share": 0.01}
+    cluster = {"share": 0.5, "words": ["one", "two"], "sentences": list(range(10))}
+    random = {"monosemanticity": rng.random(N), "monosemanticity_random": rng.random(N), "token_only": [False] * N}
+    groups = {"latent": np.arange(N, dtype=np.int32), "ngrams": [[ngram] * 12] * N, "clusters": [[cluster] * 4] * N}
+    _write(folder / "groups" / "groups.parquet", groups | random | {"token": ["word"] * N}, 1024)
+    figures = ["auroc", "balanced_accuracy", *(f"decile_{tenth:02d}" for tenth in range(1, 11)), "f1", "hard"]
+    scored = [(score, figure) for score in ("agreement", "lexical") for figure in figures]
+    scores: dict[str, Any] = {"latent": np.repeat(np.arange(N, dtype=np.int32), len(scored))}
+    scores |= {"score": [score for score, _ in scored] * N, "figure": [figure for _, figure in scored] * N}
+    for column in ("value", "low", "high", "shuffled", "shuffled_p95", "frequency", "chance"):
+        scores[column] = rng.random(N * len(scored), dtype=np.float32)
+    _write(folder / "scores" / "scores.parquet", scores, 8192)
+    (folder / "scores" / "scores.json").write_text(json.dumps({"summary": {}, "scores": {}}))
+
+
+def _write(path: Path, table: dict, rows: int) -> None:
+    path.parent.mkdir(exist_ok=True)
+    pq.write_table(pa.table(table), path, compression="zstd", row_group_size=rows)
 
 
 def _sentences(path: Path, rng: np.random.Generator) -> None:
@@ -139,6 +185,29 @@ def start(folder: Path) -> dict[str, float]:
     return {"start": time.perf_counter() - began, "cpu": time.process_time()}
 
 
+def click(folder: Path) -> dict[str, float]:
+    """From the click to the card, in a browser; the page's own first card is drawn by then."""
+    from playwright.sync_api import sync_playwright
+
+    from monosem.app.page import serve
+    from monosem.app.page.library import Library
+
+    library = Library([folder])
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
+    with serve.listen("127.0.0.1", 0) as listening, sync_playwright() as playwright:
+        server = serve.build_server(library, "127.0.0.1", None)
+        threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True).start()
+        library.warm()
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=flags)
+        page = browser.new_page()
+        page.goto(f"http://127.0.0.1:{listening.getsockname()[1]}")
+        page.locator("#ms-card .ms-card").wait_for(timeout=60_000)
+        waits = [page.evaluate(CLICK, place) / 1000 for place in range(1, CARDS + 1)]
+        browser.close()
+        server.should_exit = True
+    return {"first_click": waits[0], "click": float(np.median(waits[1:])), "cpu": time.process_time()}
+
+
 def _seconds(call) -> float:
     began = time.perf_counter()
     call()
@@ -149,17 +218,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("run", type=Path)
     parser.add_argument("--synthetic", action="store_true", help="write RUN first, unless it is there")
-    parser.add_argument("--part", choices=["cards", "start"], help="measure one part in this process")
+    parser.add_argument("--part", choices=["cards", "start", "click"], help="measure one part in this process")
     arguments = parser.parse_args()
     if arguments.part:
-        found = {"cards": cards, "start": start}[arguments.part](arguments.run)
+        found = {"cards": cards, "start": start, "click": click}[arguments.part](arguments.run)
         memory = peak_bytes() / 2**20
         print(json.dumps({name: round(value, 4) for name, value in found.items()} | {"memory_mb": round(memory)}))
         return
     if arguments.synthetic and not (arguments.run / "evaluation" / "latents.parquet").exists():
         synthetic(arguments.run)
     told = {}
-    for part in ("start", "cards"):
+    for part in ("start", "cards", "click"):
         command = [sys.executable, __file__, str(arguments.run), "--part", part]
         told[part] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     print(json.dumps(told))

@@ -112,6 +112,21 @@ def relations(path: Path, evil: str = "") -> None:
         },
     )
 
+    of_untrained = {"lexical": {"balanced_accuracy": {"random_sae": 0.52}}}
+    (path / "scores" / "scores.json").write_text(json.dumps({"summary": {}, "scores": of_untrained}))
+
+
+def seeds(path: Path, cosines: list[list[float]], of: str = "the SAE") -> None:
+    """The comparison with SAEs of other seeds, and manifests that say which SAE it is of."""
+    _table(
+        path / "seeds" / "latents.parquet", {"latent": pa.array(range(len(cosines)), pa.int32()), "cosines": cosines}
+    )
+    made = {"stage": "sae", "recipe": {}, "inputs": {}, "fingerprint": "the SAE", "complete": True}
+    (path / "sae").mkdir(exist_ok=True)
+    (path / "sae" / "manifest.json").write_text(json.dumps(made))
+    compared = made | {"stage": "seeds", "inputs": {"sae": of, "../other": "another"}, "fingerprint": "both"}
+    (path / "seeds" / "manifest.json").write_text(json.dumps(compared))
+
 
 def _examples(folder: Path, rng: np.random.Generator, evil: str) -> None:
     texts = [" ".join(rng.choice(WORDS, TOKENS)) + evil for _ in range(SENTENCES)]

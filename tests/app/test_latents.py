@@ -31,10 +31,10 @@ def test_the_table_at_80_columns():
     assert [line.rstrip() for line in lines(80)] == [
         "         token  latent  value  of max  explanation                         cert.",
         '        ␣Paris     861   6.35    67 %  "Paris", "London", "Vienna"; abou…   0.34',
-        "             ↵      12    0.5          (no explanation)",
+        "             ↵      12  0.500          (no explanation)",
         "                 99999    123   120 %  after [red]                          1.00",
         "␣internationa…                         none: an attention sink",
-        "          日本       3      1    10 %  日本語                               0.50",
+        "          日本       3   1.00    10 %  日本語                               0.50",
         "values, and shares of the latent's maximum, are those before any edit",
     ]
 

@@ -39,7 +39,7 @@ def _cells(active: ActiveLatent) -> list[Text]:
     explanation = " ".join((active.explanation or "(no explanation)").split())
     return [
         Text(str(active.latent)),
-        Text(f"{active.value:.3g}", style="dim"),
+        Text(f"{active.value:#.3g}".rstrip("."), style="dim"),
         Text("" if active.share is None else f"{100 * active.share:.0f} %", style="dim"),
         Text(explanation, style="" if active.explanation else "dim"),
         Text("" if active.certainty is None else f"{active.certainty:.2f}", style="dim"),

@@ -11,7 +11,15 @@ from rich.text import Text
 from monosem.interpret.neighbours import Measure, Neighbour, Neighbourhood, neighbourhood
 from monosem.run import Run
 
-COLUMNS = ("jaccard", "conditional", "reverse", "pmi", "cosine", "count")
+COLUMNS = {
+    "jaccard": "jaccard",
+    "conditional": "cond.",
+    "reverse": "rev.",
+    "pmi": "pmi",
+    "cosine": "cos.",
+    "count": "count",
+}
+"""Figures, and what their columns are called where a terminal of 80 cells must have room for the explanation."""
 MEMBERS = 20  # of a cluster that are named
 
 
@@ -37,13 +45,13 @@ def view(found: Neighbourhood) -> RenderableType:
 
 
 def _table(found: Neighbourhood) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
     table.add_column("latent", justify="right")
-    for name in COLUMNS:
-        table.add_column(name, justify="right", style="bold" if name == found.by else "")
-    table.add_column("explanation")
+    for name, short in COLUMNS.items():
+        table.add_column(short, justify="right", no_wrap=True, style="bold" if name == found.by else "")
+    table.add_column("explanation", ratio=1)
     for one in found.neighbours:
-        table.add_row(str(one.latent), *(_figure(one, name) for name in COLUMNS), one.explanation or "-")
+        table.add_row(str(one.latent), *(_figure(one, name) for name in COLUMNS), Text(one.explanation or "-"))
     return table
 
 
@@ -51,7 +59,7 @@ def _figure(one: Neighbour, name: str) -> str:
     value = getattr(one, name)
     if value is None:
         return ""
-    return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.2f}"
 
 
 def _cluster(what: str, members: Sequence[int]) -> Text:

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from monosem.cli.arguments.latents import NeighboursArguments, SearchArguments, ShowArguments
+from monosem.cli.arguments.latents import NeighboursArguments, SearchArguments, SeedsArguments, ShowArguments
 from monosem.cli.arguments.model import (
     AppArguments,
     ChatArguments,
@@ -41,6 +41,14 @@ def neighbours(arguments: NeighboursArguments) -> None:
     if arguments.top < 1:
         raise RecipeError(f"--top {arguments.top}: expected at least 1")
     beside.show(opened(arguments), arguments.latent, arguments.by, arguments.top, as_json=arguments.json)
+
+
+def seeds(arguments: SeedsArguments) -> None:
+    from monosem.app import seeds as comparison
+    from monosem.interpret import seeds as measured
+
+    others = [folder_of(target, arguments.runs) for target in arguments.others]
+    comparison.show(measured.make(opened(arguments), others), as_json=arguments.json)
 
 
 def complete(arguments: CompleteArguments) -> None:

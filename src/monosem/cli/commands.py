@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from monosem import pipeline
 from monosem.cli import asking
-from monosem.cli.arguments.latents import NeighboursArguments, SearchArguments, ShowArguments
+from monosem.cli.arguments.latents import NeighboursArguments, SearchArguments, SeedsArguments, ShowArguments
 from monosem.cli.arguments.model import (
     AppArguments,
     ChatArguments,
@@ -35,6 +35,7 @@ COMMANDS: dict[str, Command] = {
     "show": Command(ShowArguments, asking.show, "Show one latent with its explanation and sentences."),
     "search": Command(SearchArguments, asking.search, "Find latents by words."),
     "neighbours": Command(NeighboursArguments, asking.neighbours, "Show latents that fire together with one."),
+    "seeds": Command(SeedsArguments, asking.seeds, "Compare with other seeds: which latents they find again."),
     "complete": Command(CompleteArguments, asking.complete, "Complete prompts, steered by latents."),
     "chat": Command(ChatArguments, asking.chat, "Talk to the model, steered by latents."),
     "tokens": Command(TokensArguments, asking.tokens, "Read a text: the latents at each token."),

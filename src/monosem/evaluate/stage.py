@@ -23,7 +23,7 @@ from monosem.corpus import sentences
 from monosem.evaluate import baselines, downstream, held_out, outputs, reconstruction, result, steering
 from monosem.evaluate.reconstruction import Reconstruct
 from monosem.evaluate.replay import Replay
-from monosem.interpret import examples
+from monosem.interpret import examples, tables
 from monosem.lm.hookpoints import require_before
 from monosem.lm.source import open_model
 from monosem.run import Run, Stage
@@ -156,7 +156,7 @@ class _Parts:
             columns[f"{side}_ids"] = pa.array(moved.tolist(), pa.list_(pa.int32()))
             columns[f"{side}_by"] = pa.array(effects.tolist(), pa.list_(pa.float32()))
         with atomic_path(file) as temporary:
-            pq.write_table(pa.table(columns), temporary, compression="zstd")
+            pq.write_table(pa.table(columns), temporary, compression="zstd", row_group_size=tables.LATENTS_IN_GROUP)
         return len(ids)
 
     def steering(self, file: Path) -> int:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from monosem.errors import RunError, SaeError
-from monosem.interpret import tables
+from monosem.interpret import stability, tables
 from monosem.interpret.score import shown as grades
 
 EXPLANATIONS = "explanations.jsonl"
@@ -133,13 +133,16 @@ def cards(run_folder: Path, latents: Sequence[int], most: int | None = None) -> 
     output = {row["latent"]: row for row in _of_stage(run_folder / "evaluation" / tables.LATENTS, latents)}
     groups = {row["latent"]: row for row in _of_stage(run_folder / "groups" / tables.GROUPS, latents)}
     scores, steered = grades.figures(run_folder, latents), grades.steered(run_folder, latents)
+    seeds = stability.of(run_folder, latents)
     rows = statistics.take(pa.array(latents, type=pa.int64())).to_pylist()
     made = [
         _card(n, row, explanations.get(row["latent"]), examples.get(row["latent"], {}), output.get(row["latent"], {}))
         for row in rows
     ]
     made = [_with_groups(card, groups[card.latent]) if card.latent in groups else card for card in made]
-    return [card._replace(scores=scores.get(card.latent, []), steered=steered.get(card.latent)) for card in made]
+    made = [_with_seeds(card, seeds[card.latent]) if card.latent in seeds else card for card in made]
+    made = [_with_scores(card, scores.get(card.latent, [])) for card in made]
+    return [card._replace(steered=steered.get(card.latent)) for card in made]
 
 
 def read_statistics(run_folder: Path) -> pa.Table:
@@ -293,6 +296,14 @@ def _with_groups(card: Card, row: dict[str, Any]) -> Card:
     )
     only = [f"token-only: it fires on {visible(row['token'])!r} whatever the context"] if row["token_only"] else []
     return card._replace(grouped=grouped, warnings=card.warnings + only)
+
+
+def _with_seeds(card: Card, found: stability.Stability) -> Card:
+    return card._replace(warnings=[*card.warnings, found.warning]) if card.fire_count and found.warning else card
+
+
+def _with_scores(card: Card, scores: Sequence[grades.Figure]) -> Card:
+    return card._replace(scores=scores, warnings=card.warnings + grades.warnings(scores))
 
 
 def _card(

@@ -27,6 +27,7 @@ PARTNERS, COSINES, CLUSTERS = "partners.parquet", "cosines.parquet", "clusters.p
 GROUPS = "groups.parquet"
 ROWS_IN_GROUP = 8192
 SENTENCES_IN_GROUP = 1024
+LATENTS_IN_GROUP = 1024  # where a row holds the tokens that a latent raises and lowers
 
 
 def _firing_schema(kind: str) -> pa.Schema:

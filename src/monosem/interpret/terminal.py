@@ -73,7 +73,9 @@ def _statistics(card: Card) -> Text:
     figures = f"fires on {100 * card.density:.3g} % of tokens, in {card.sentence_count:,} sentences"
     figures += f"; max {card.max:.3g}, mean {card.mean:.3g}"
     if card.output_score is not None:
-        figures += f"; output score {card.output_score:.3g}"
+        figures += (
+            f"; output score {card.output_score:.3f}" if card.output_score >= 0.001 else "; output score below 0.001"
+        )
     return Text(figures, style="dim")
 
 
@@ -105,15 +107,19 @@ def _steered(steered: Steered) -> Text:
     return text
 
 
-def _grouped(grouped: Grouped) -> Text:
+def _grouped(grouped: Grouped) -> RenderableType:
     """Over-represented terms, and the groups that the sentences fall into."""
-    text = Text("n-grams  ", style="dim").append("  ".join(grouped.ngrams) or "none", style="default")
+    groups = Table(box=None, show_header=False, pad_edge=False)
+    groups.add_column(justify="right", style="dim", no_wrap=True)
+    groups.add_column()
     for share, words in zip(grouped.shares, grouped.groups, strict=True):
-        text.append(f"\n{100 * share:3.0f} % of its sentences  ").append(", ".join(words), style="default")
+        groups.add_row(f"{100 * share:3.0f} % of its sentences", Text(", ".join(words)))
+    parts: list[RenderableType] = [_tokens("n-grams", grouped.ngrams or ["none"])]
+    parts += [groups] if grouped.groups else []
     if grouped.monosemanticity is not None:
         chance = f" (random sentences: {grouped.monosemanticity_random:.3f})"
-        text.append(f"\nmonosemanticity {grouped.monosemanticity:.3f}{chance}")
-    return text
+        parts.append(Text(f"monosemanticity {grouped.monosemanticity:.3f}{chance}", style="dim"))
+    return Group(*parts)
 
 
 def _examples(examples: Sequence[Shown], highest: float) -> Table:

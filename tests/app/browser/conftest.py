@@ -17,11 +17,12 @@ ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-backg
 RECIPE = {
     "name": "small",
     "model": {"source": "smollm2-135m-instruct"},
-    "corpus": {"sources": ["wikipedia-en"], "max_documents": 60},
+    "corpus": {"sources": ["wikipedia-en"], "max_documents": 40},
     "capture": {"hook_points": ["20.resid_post"]},
     "sae": {"n": 512, "k": 16, "normalisation": "dataset"},
     "train": {"batch": 512, "epochs": 6, "lr": 1e-3, "validations": 2, "k_aux": 64},
-    "evaluate": {"sentences": 20, "steering_latents": 2, "steering_controls": 2},
+    "evaluate": {"sentences": 4, "steering_latents": 1, "steering_controls": 1},
+    "score": {"sentences": 100, "shuffles": 10, "random_latents": 10, "random_sentences": 40, "sample": 0},
 }
 
 
@@ -54,18 +55,39 @@ def served(small_folder: Path) -> Iterator[Served]:
         yield Served(url, library, small_folder)
 
 
-@pytest.fixture
-def browse(chromium: Browser, served: Served) -> Iterator[Callable[..., Watched]]:
-    """Opens a browser of its own on the page; nothing may go wrong in it, nothing may be asked for elsewhere."""
-    opened: list[tuple[BrowserContext, Watched]] = []
+@pytest.fixture(scope="session")
+def context(chromium: Browser) -> Iterator[Callable[[int, str], BrowserContext]]:
+    """One context for each size and scheme: what a browser keeps of Gradio's scripts serves all tests."""
+    made: dict[tuple[int, str], BrowserContext] = {}
 
-    def open_(width: int = 1280, scheme: str = "light") -> Watched:
-        context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)  # type: ignore[arg-type]
-        opened.append((context, Watched(context.new_page(), served.url)))
-        return opened[-1][1]
+    def of(width: int, scheme: str) -> BrowserContext:
+        if (width, scheme) not in made:
+            made[width, scheme] = new_context(chromium, width, scheme)
+        return made[width, scheme]
+
+    yield of
+    for one in made.values():
+        one.close()
+
+
+@pytest.fixture
+def browse(
+    chromium: Browser, served: Served, context: Callable[[int, str], BrowserContext]
+) -> Iterator[Callable[..., Watched]]:
+    """Opens the page; nothing may go wrong in it, nor be asked for elsewhere. `apart`: in a browser of its own."""
+    opened: list[Watched] = []
+
+    def open_(width: int = 1280, scheme: str = "light", *, apart: bool = False) -> Watched:
+        where = new_context(chromium, width, scheme) if apart else context(width, scheme)
+        opened.append(Watched(where.new_page(), served.url))
+        return opened[-1]
 
     yield open_
-    for context, watched in opened:
+    for watched in opened:
         assert watched.errors == []
         assert watched.elsewhere == []
-        context.close()
+        watched.page.close()
+
+
+def new_context(chromium: Browser, width: int, scheme: str) -> BrowserContext:
+    return chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from page_run import DEAD, DENSE, TOKEN_ONLY, TOP, UNEXPLAINED, N, page_run, relations
+from page_run import DEAD, DENSE, TOKEN_ONLY, TOP, UNEXPLAINED, N, page_run, relations, seeds
 
 from monosem.app.page.latents import LatentFiles
 from monosem.app.page.sorted_file import SortedFile
@@ -65,7 +65,11 @@ def test_several_explanations_stand_side_by_side_the_best_first(folder: Path) ->
 
 def test_what_is_missing_is_named_with_its_command(folder: Path) -> None:
     card = LatentFiles(folder).card(1, 1)
-    assert set(card.missing) == {"scores", "neighbours and co-activation", "n-grams and groups of sentences"}
+    assert set(card.missing) == {
+        "scores of explanations",
+        "neighbours and co-activation",
+        "n-grams and groups of sentences",
+    }
     assert all(command.startswith("monosem ") for command in card.missing.values())
     (folder / "explanations" / "explanations.jsonl").unlink()
     (folder / "evaluation" / "latents.parquet").unlink()
@@ -104,15 +108,29 @@ def test_warnings(folder: Path) -> None:
     assert not files.card(39, 1).warnings
 
 
+def test_a_latent_that_other_seeds_lack_is_seed_unstable(folder: Path) -> None:
+    seeds(folder, [[0.4] if latent == 4 else [0.95] for latent in range(N)])
+    files = LatentFiles(folder)
+    (said,) = [warning for warning in files.card(4, 1).warnings if warning.startswith("seed-unstable")]
+    assert "another seed has no such latent (largest cosine 0.40" in said
+    assert said in cards.card(folder, 4).warnings
+    assert not any(warning.startswith("seed-unstable") for warning in files.card(5, 1).warnings)
+    seeds(folder, [[0.2, 0.3, 0.8]] * N)
+    assert any("1 of 3 other seeds have such a latent" in warning for warning in files.card(5, 1).warnings)
+    assert not any(warning.startswith("seed-unstable") for warning in files.card(DEAD, 1).warnings)
+    seeds(folder, [[0.2]] * N, of="an SAE that was trained anew since")
+    assert not any(warning.startswith("seed-unstable") for warning in files.card(5, 1).warnings)
+
+
 def test_scores_stand_beside_their_baselines(folder: Path) -> None:
     relations(folder)
     files = LatentFiles(folder)
     low, middle, high = (files.card(latent, 1).scores for latent in (4, 24, 36))
-    assert [score.name for score in low] == ["lexical, auroc", "lexical, balanced accuracy"]
-    assert low[0].verdict == "below chance (0.5)"
-    assert middle[0].verdict == "not above 95 % of shuffled ones (0.7)"
-    assert high[0].verdict == "above 95 % of shuffled ones (0.7)"
-    assert (high[0].baseline, high[0].baseline_is) == (0.5, "shuffled")
+    assert [score.label for score in low] == ["terms, balanced accuracy", "terms, AUROC"]
+    assert low[0].below_chance
+    assert (middle[0].below_chance, middle[0].beats) == (False, False)
+    assert high[0].beats
+    assert (high[0].shuffled, high[0].random_sae) == (0.5, 0.52)
     assert files.scores.of_all(N)[36] == pytest.approx(36 / N)
 
 

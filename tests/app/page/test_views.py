@@ -19,8 +19,9 @@ from monosem.app.page.render import message, render, short
 from monosem.app.page.searching import Query
 from monosem.app.page.token_views import chips, in_text, ranking_view, summary_view, text_view
 from monosem.app.page.tracks import Tracks
-from monosem.app.page.training_views import rates, read_metrics, stamp, training_view
+from monosem.app.page.training_views import copied, rates, read_metrics, stamp, training_view
 from monosem.completion import ActiveLatent, WrittenToken
+from monosem.run import Manifest
 
 EVIL = "</p><script>alert(1)</script><img src=x onerror=alert(2)>\" ' & **bold** [x](javascript:1) {{7*7}} ${7*7}"
 
@@ -114,8 +115,8 @@ def test_every_token_of_an_example_stays_in_place(tmp_path: Path) -> None:
 def test_chips_are_lit_by_one_latent_or_by_the_nearest_to_its_maximum() -> None:
     tokens = [WrittenToken(1, "a", [latent(1, 5.0, 0.2), latent(2, 1.0, 0.9)]), WrittenToken(2, "b", [])]
     assert [chip.strength for chip in chips(tokens)] == [0.9, None]
-    assert [chip.strength for chip in chips(tokens, 1)] == [0.2, None]
-    assert [chip.strength for chip in chips(tokens, 7)] == [None, None]
+    assert [chip.strength for chip in chips(tokens, {1})] == [0.2, None]
+    assert [chip.strength for chip in chips(tokens, {7, 8})] == [None, None]
     assert chips([WrittenToken(3, "\n", [])])[0].name == "↵"
 
 
@@ -170,6 +171,10 @@ def test_throughput_is_read_off_the_files_times(tmp_path: Path) -> None:
     intervals = Tracks(tmp_path / "tracking").intervals()
     assert rates(intervals) == [(40, 500.0), (60, 500.0)]
     assert [one.fired for one in intervals] == [3, 3, 3]
+    trained = Manifest(stage="sae", recipe={}, inputs={}, fingerprint="", finished="1970-01-01T00:01:50Z")
+    assert not copied(intervals, trained)
+    os.utime(tmp_path / "tracking" / "steps-00000059.safetensors", (0, 1000))
+    assert copied(Tracks(tmp_path / "tracking").intervals(), trained)
 
 
 @pytest.mark.parametrize("values", [[1.0], [2.0, 2.0], [0.0, 1e-9], [1e6, 3e6], [-1.0, 1.0], [float("nan"), 1.0, 5.0]])

@@ -62,6 +62,8 @@ class Exchange:
     prompt: str
     texts: list[Text]
     """Plain and steered, or one of them."""
+    edited: frozenset[int] = frozenset()
+    """Latents that are steered."""
 
 
 class Desk:
@@ -107,14 +109,15 @@ class Desk:
         )
         self.stop()
         stop = self._stop = threading.Event()
-        exchange = Exchange(wish.text, [Text(False), Text(True)] if wish.steers else [Text(False)])
+        texts = [Text(False), Text(True)] if wish.steers else [Text(False)]
+        exchange = Exchange(wish.text, texts, frozenset(edit.latent for edit in wish.steering.edits))
         kept = self.exchanges if wish.chat and self.chat and self.run == run else []
         self.exchanges, self.run, self.chat = [*kept, exchange], run, wish.chat
         yield
         try:
             with contextlib.closing(events):
                 for event in events:
-                    self._take(event, exchange, completer, wish)
+                    self._take(event, exchange, completer)
                     yield
                     if stop.is_set():
                         break
@@ -139,7 +142,7 @@ class Desk:
         self._conversation.system = wish.system or None
         return self._conversation.ask(wish.text, wish.sampling)
 
-    def _take(self, event: "Event", exchange: Exchange, completer: "Completer", wish: Wish) -> None:
+    def _take(self, event: "Event", exchange: Exchange, completer: "Completer") -> None:
         from monosem.completion import Began, Ended, Read, WrittenToken, Wrote, concept
 
         text = exchange.texts[event.row]
@@ -155,8 +158,7 @@ class Desk:
             case Ended(_, shown, completion):
                 text.text += shown
                 text.tokens, text.perplexity = completion.tokens, completion.perplexity
-                if wish.steering.edits:
+                if exchange.edited:
                     ids = [token.id for token in completion.tokens]
-                    latents = {edit.latent for edit in wish.steering.edits}
-                    text.concept = concept(completer, text.prompt, ids, latents)
+                    text.concept = concept(completer, text.prompt, ids, exchange.edited)
                 text.finish = completion.finish

@@ -9,13 +9,13 @@ import gradio as gr
 from monosem.app.page import annotations
 from monosem.app.page.explore_views import ALL, card_view, hits_view
 from monosem.app.page.library import Library, OpenRun
-from monosem.app.page.render import message
+from monosem.app.page.render import guide, message
 from monosem.app.page.searching import ORDERS, Query
 from monosem.app.page.wiring import QUIET, told
 from monosem.errors import MonosemError, RunError
 
 LISTED = 60
-ANY = "any share of tokens"
+ANY = "any share"
 DENSITIES = {
     ANY: (0.0, 1.0),
     "below 0.01 %": (0.0, 1e-4),
@@ -44,6 +44,7 @@ class ExploreTab:
         self._library, self._run = library, run
         self.latent = gr.State(None)
         self.found = gr.State([])
+        gr.HTML(guide("explore"), apply_default_css=False)
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
                 self.words = gr.Textbox(label="Search", placeholder="words, or a latent's number", max_lines=1)

@@ -15,6 +15,18 @@ SENTENCES = 8  # by each aggregation, until all are asked for
 ALL = 1 << 15
 
 
+WAYS = {
+    "max": ("strongest token", "sentences with the highest single value"),
+    "mean": ("highest mean", "sentences with the highest mean over their tokens"),
+    "last": ("last token", "sentences with the highest value at their last token"),
+    "quantile": ("weak to strong", "sentences spread evenly over the strength of its firing"),
+    "random": ("at random", "sentences drawn at random from all in which it fires"),
+}
+"""How each way of choosing sentences is called, and what it means."""
+
+PLACES = {"at": "fires there", "before": "just before", "about": "anywhere"}
+
+
 class Hit(NamedTuple):
     """One line of the list."""
 
@@ -55,7 +67,7 @@ def hits_view(run: OpenRun, query: Query, most: int, current: int | None) -> Hit
         )
         for latent in found.latents[:most].tolist()
     ]
-    html = render("hits", hits=hits, total=len(found.latents), run=run.name, current=current)
+    html = render("hits", hits=hits, total=len(found.latents), run=run.name, current=current, words=query.words.strip())
     return Hits(html, found.latents.tolist())
 
 
@@ -74,6 +86,8 @@ def card_view(run: OpenRun, latent: int, most: int = SENTENCES) -> str:
         "card",
         card=card,
         run=run.name,
+        ways=WAYS,
+        places=PLACES,
         names={other: run.files.text(other) for other in dict.fromkeys(others)},
         histogram=_histogram(card),
         training=_over_training(card),

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from monosem.app.page import annotations
@@ -19,14 +18,18 @@ from monosem.app.page.explanations import Explanations, best
 from monosem.app.page.kept import Kept
 from monosem.app.page.missing import command
 from monosem.app.page.relations import RelationFiles, Relations
-from monosem.app.page.scores import Score, ScoreFiles
-from monosem.app.page.sorted_file import SortedFile
+from monosem.app.page.scores import ScoreFiles
+from monosem.app.page.sorted_file import SortedFile, read_columns
 from monosem.app.page.tracks import Tracks
 from monosem.errors import RunError, SaeError
-from monosem.interpret import tables
+from monosem.interpret import stability, tables
 from monosem.interpret.cards import DENSE, EXPLANATIONS, WEAK, Shown, shown
+from monosem.interpret.score import shown as grades
 
 WAYS = ("max", "mean", "last", "quantile", "random")  # of choosing examples, in the order they are shown
+EXAMPLE = ("aggregation", "rank", "sentence", "value", "positions", "values")
+SENTENCE = ("text", "title", "label", "starts", "ends")
+OUTPUT = ("output_score", "raised", "raised_by", "lowered", "lowered_by")
 Floats = NDArray[np.float64]
 
 
@@ -80,7 +83,7 @@ class Card(NamedTuple):
     """Where it fires: in sentences drawn at random, else in its example sentences."""
     values_from: str
     """Which sentences these are."""
-    scores: list[Score]
+    scores: list[grades.Figure]
     relations: Relations
     over_training: list[tuple[int, float]]
     """(step, density) at the end of each interval."""
@@ -104,6 +107,7 @@ class LatentFiles:
         self._relations = RelationFiles(folder)
         self.scores = ScoreFiles(folder)
         self.tracks = Tracks(folder / "tracking")
+        self._seeds = Kept(folder / stability.FOLDER / tables.LATENTS, lambda path: SortedFile(path, "latent"))
         self._annotations = Kept(folder / annotations.ANNOTATIONS, annotations.read)
 
     def figures(self) -> Figures:
@@ -186,9 +190,22 @@ class LatentFiles:
             scores=scores,
             relations=relations,
             over_training=self.tracks.density(latent),
-            warnings=[*_warnings(figures, latent, said), *_told_by(relations, scores)],
+            warnings=[
+                *_warnings(figures, latent, said),
+                *_told_by(relations),
+                *self._told_by_seeds(latent, live=figures.fire_count[latent] > 0),
+                *grades.warnings(scores),
+            ],
             missing=missing,
         )
+
+    def _told_by_seeds(self, latent: int, *, live: bool) -> list[str]:
+        """What SAEs of other seeds say, where the run has been compared with any."""
+        file = self._seeds.get()
+        if file is None or not live or stability.current(self.folder) is None:
+            return []
+        found = [stability.Stability(row["cosines"]).warning for row in file.rows([latent]).to_pylist()]
+        return [warning for warning in found if warning]
 
     def _said(self, latent: int, missing: dict[str, str]) -> list[Explained]:
         explanations = self.explanations
@@ -214,18 +231,19 @@ class LatentFiles:
         if file is None:
             missing["tokens that it raises and lowers"] = command(self.folder, "evaluation")
             return {}
-        rows = file.rows([latent]).to_pylist()
+        there = [name for name in OUTPUT if name in file.columns]
+        rows = file.rows([latent], there).to_pylist()
         return rows[0] if rows else {}
 
     def _example_rows(self, latent: int) -> list[dict[str, Any]]:
         file = self._examples.get()
-        return [] if file is None else file.rows([latent]).to_pylist()
+        return [] if file is None else file.rows([latent], EXAMPLE).to_pylist()
 
     def _shown(self, rows: Sequence[dict[str, Any]]) -> dict[str, list[Shown]]:
         file = self._sentences.get()
         if file is None:
             return {}
-        texts = {row["sentence"]: row for row in file.rows([row["sentence"] for row in rows]).to_pylist()}
+        texts = {row["sentence"]: row for row in file.rows([row["sentence"] for row in rows], SENTENCE).to_pylist()}
         found: dict[str, list[Shown]] = {}
         for row in rows:
             if row["sentence"] in texts:
@@ -239,14 +257,14 @@ def _place(way: str) -> tuple[int, str]:
 
 def _figures(path: Path) -> Figures:
     try:
-        table = pq.read_table(path, columns=[*Figures._fields])
+        table = read_columns(path, Figures._fields)
     except (pa.ArrowInvalid, OSError) as error:
         raise RunError(f"{path}: damaged ({error}); make it again with --redo examples") from None
     return Figures(*(table[name].to_numpy() for name in Figures._fields))
 
 
 def _output_scores(path: Path) -> tuple[NDArray[np.int64], Floats]:
-    table = pq.read_table(path, columns=["latent", "output_score"])
+    table = read_columns(path, ["latent", "output_score"])
     return table["latent"].to_numpy(), table["output_score"].to_numpy()
 
 
@@ -276,12 +294,8 @@ def _warnings(figures: Figures, latent: int, said: Sequence[Explained]) -> list[
     return found
 
 
-def _told_by(relations: Relations, scores: Sequence[Score]) -> list[str]:
+def _told_by(relations: Relations) -> list[str]:
     """Warnings that other stages found."""
-    found = []
-    if relations.token_only is not None:
-        found.append(f"token-only: it fires on “{relations.token_only}”, whatever the context")
-    below = [score.name for score in scores if score.below_chance]
-    if below:
-        found.append(f"below chance: {'; '.join(below)}")
-    return found
+    if relations.token_only is None:
+        return []
+    return [f"token-only: it fires on “{relations.token_only}”, whatever the context"]

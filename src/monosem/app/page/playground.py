@@ -13,7 +13,7 @@ import gradio as gr
 from monosem.app.page.desk import Desk, Wish
 from monosem.app.page.library import Library
 from monosem.app.page.playground_views import Steered, steering_view, texts_view
-from monosem.app.page.render import message
+from monosem.app.page.render import guide, message
 from monosem.app.page.searching import Query
 from monosem.app.page.token_views import ranking_view
 from monosem.app.page.wiring import QUIET, check_size
@@ -59,10 +59,13 @@ class PlaygroundTab:
         self.desks = Desks()
         self._versions = itertools.count(1)
         tokens = "monosem.tokens(element, trigger)"
+        gr.HTML(guide("playground"), apply_default_css=False)
         with gr.Row():
             with gr.Column(scale=4, min_width=320):
                 self.kind = gr.Radio(["Text", "Chat"], value="Text", label="The model", elem_classes="ms-kind")
-                self.system = gr.Textbox(label="System message", visible=False, max_lines=4)
+                self.system = gr.Textbox(
+                    label="System message", placeholder="the model's own", visible=False, max_lines=4
+                )
                 self.prompt = gr.Textbox(
                     label="Prompt", lines=3, max_lines=10, placeholder="I think that", elem_id="ms-prompt"
                 )
@@ -117,7 +120,8 @@ class PlaygroundTab:
         self.kind.change(lambda kind: gr.Textbox(visible=kind == "Chat"), self.kind, self.system, **QUIET)
         self.texts.select(self.rank, None, self.ranking, **QUIET)
         panel, edits = [self.steering, self.told], [self._run, self.edits]
-        gr.on([self.add.click, self.wanted.submit], self.steer, [self.wanted, *edits], panel, js=EDITS, **QUIET)
+        added = [*panel, self.wanted]
+        gr.on([self.add.click, self.wanted.submit], self.add_one, [self.wanted, *edits], added, js=EDITS, **QUIET)
         self.load.upload(self.take_file, [self._run, self.load], [*panel, self.error], **QUIET)
         saved = [self.toml, self.told]
         self.save.click(self.spell, [self._run, self.error, self.edits], saved, js=EDITS, **QUIET).then(
@@ -186,6 +190,11 @@ class PlaygroundTab:
         except MonosemError as error:
             return gr.skip(), message(str(error), "error")
         return self._panel(steered, name), ""
+
+    def add_one(self, wanted: str, name: str, edits: str) -> tuple[Any, str, str]:
+        """The same from the field where it is written, which is free again unless there was a mistake."""
+        panel, said = self.steer(wanted, name, edits)
+        return panel, said, wanted if said else ""
 
     def take_file(self, name: str, path: str) -> tuple[Any, str, Any]:
         """The steering of a file."""

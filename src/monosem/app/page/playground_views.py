@@ -46,13 +46,17 @@ def steering_view(steered: Sequence[Steered], run: str, version: int) -> str:
 def texts_view(desk: Desk) -> str:
     """All texts of a desk, the latest last in a chat."""
     shown = [
-        (exchange.prompt, [_column(text, f"{place}-{side}-") for side, text in enumerate(exchange.texts)])
+        (
+            exchange.prompt,
+            bool(exchange.edited),
+            [_column(text, f"{place}-{side}-", exchange.edited) for side, text in enumerate(exchange.texts)],
+        )
         for place, exchange in enumerate(desk.exchanges)
     ]
     return render("texts", exchanges=shown, chat=desk.chat)
 
 
-def _column(text: Text, key: str) -> Column:
+def _column(text: Text, key: str, edited: frozenset[int]) -> Column:
     figures = []
     if text.perplexity is not None:
         figures.append(("perplexity", f"{text.perplexity:.4g}"))
@@ -61,7 +65,7 @@ def _column(text: Text, key: str) -> Column:
     return Column(
         key,
         "Steered" if text.steered else "Plain",
-        chips(text.tokens),
+        chips(text.tokens, edited or None),
         figures,
         FINISHES.get(text.finish or "", ""),
         text.finish is None,

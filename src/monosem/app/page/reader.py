@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from monosem.app.page.library import Library
-from monosem.app.page.render import message
+from monosem.app.page.render import guide, message
 from monosem.app.page.token_views import ranking_view, summary_view, text_view
 from monosem.app.page.wiring import QUIET, check_size, told
 from monosem.errors import MonosemError
@@ -26,6 +26,7 @@ class ReaderTab:
     def __init__(self, library: Library, run: gr.Dropdown) -> None:
         self._library, self._run = library, run
         self.pasted = gr.State(None)
+        gr.HTML(guide("text"), apply_default_css=False)
         self.words = gr.Textbox(label="Text", lines=4, max_lines=12, placeholder="Paste or write a text")
         self.read = gr.Button("Read", variant="primary", elem_classes="ms-act")
         self.said = gr.HTML(apply_default_css=False)

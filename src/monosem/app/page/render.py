@@ -22,6 +22,11 @@ def render(template: str, **values: Any) -> str:
     return _environment().get_template(f"{template}.html.jinja").render(values)
 
 
+def guide(tab: str) -> str:
+    """What one does on a tab, for somebody who has never seen it."""
+    return render("guide", tab=tab)
+
+
 def message(text: str, kind: str = "note") -> str:
     """One line for the reader; `kind`: `note` or `error`."""
     return str(Markup('<p class="ms-line ms-{}" role="status">{}</p>').format(kind, text))
@@ -34,6 +39,16 @@ def short(value: float | None) -> str:
     if abs(value) >= 1000:
         return f"{value:,.0f}"
     return f"{value:.3g}"
+
+
+def column(value: float) -> str:
+    """A figure among others of its kind, below each other: three digits, zeros kept."""
+    return short(value) if abs(value) >= 1000 else f"{value:#.3g}".rstrip(".")
+
+
+def unit(value: float) -> str:
+    """A figure between 0 and 1."""
+    return f"{value:.3f}" if value >= 0.001 else "below 0.001"
 
 
 def percent(share: float | None) -> str:
@@ -55,7 +70,14 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"short": short, "percent": percent, "visible": visible, "count": "{:,}".format}
+    environment.filters |= {
+        "short": short,
+        "percent": percent,
+        "column": column,
+        "unit": unit,
+        "visible": visible,
+        "count": "{:,}".format,
+    }
     environment.globals |= {"pieces": pieces, "as_json": _as_json}
     return environment
 

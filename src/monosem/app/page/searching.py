@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from monosem.app.page.folding import Folded
 from monosem.app.page.kept import Kept
 from monosem.app.page.latents import LatentFiles
+from monosem.app.page.sorted_file import read_columns
 from monosem.interpret import tables
 from monosem.interpret.cards import fold
 
@@ -179,7 +180,7 @@ class _Examples(NamedTuple):
 
 
 def _folded(path: Path) -> _Texts:
-    table = pq.read_table(path, columns=["sentence", "text"])
+    table = read_columns(path, ["sentence", "text"])
     return _Texts(table["sentence"].to_numpy(), Folded(table["text"]))
 
 

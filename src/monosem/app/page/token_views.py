@@ -1,6 +1,6 @@
 """Texts as rows of tokens that can be chosen, and the latents at the chosen one. Pure functions of what was read."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from monosem.app.page.render import percent, render
@@ -32,11 +32,11 @@ class InText(NamedTuple):
     """On which it fires."""
 
 
-def chips(tokens: Iterable["WrittenToken"], shade: int | None = None) -> list[Chip]:
-    """Tokens lit by latent `shade`; None: each by the latent that is nearest to its own maximum."""
+def chips(tokens: Iterable["WrittenToken"], shade: Collection[int] | None = None) -> list[Chip]:
+    """Tokens lit by the latents of `shade`; None: by any. Each by the one that is nearest to its own maximum."""
     drawn = []
     for token in tokens:
-        lit = [one for one in token.latents if shade is None or one.latent == shade]
+        lit = [one for one in token.latents if shade is None or one.latent in shade]
         strongest = max(lit, key=_share, default=None)
         hint = "" if strongest is None else f"{strongest.latent}: {strongest.explanation or 'no explanation'}"
         if strongest is not None and strongest.share is not None:
@@ -48,7 +48,7 @@ def chips(tokens: Iterable["WrittenToken"], shade: int | None = None) -> list[Ch
 
 def text_view(tokens: Sequence["WrittenToken"], shade: int | None) -> str:
     """A text whose tokens can be chosen."""
-    return render("text", chips=chips(tokens, shade), shade=shade)
+    return render("text", chips=chips(tokens, None if shade is None else (shade,)), shade=shade)
 
 
 def in_text(tokens: Iterable["WrittenToken"]) -> list[InText]:

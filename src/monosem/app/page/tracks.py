@@ -5,6 +5,7 @@ numbers are read. Does not know the trainer, only its files (`docs/formats.md`).
 """
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,8 +39,8 @@ class Tracks:
         self._intervals: dict[str, Interval] = {}
 
     def density(self, latent: int) -> list[tuple[int, float]]:
-        """(last step, share of activations on which the latent fires) of every interval."""
-        found = []
+        """(last step, share of activations on which the latent fires) of every interval that is not cut short."""
+        found, spans = [], []
         for path in self._paths():
             try:
                 with safe_open(path, framework="numpy") as file:
@@ -48,7 +49,8 @@ class Tracks:
             except (SafetensorError, OSError, IndexError):
                 continue  # of an older version, or on its way to another name
             found.append((int(span[1]) + 1, count / max(1, int(span[2]))))
-        return found
+            spans.append(int(span[2]))
+        return found[:-1] if cut_short(spans) else found
 
     def intervals(self) -> list[Interval]:
         """All intervals, in order."""
@@ -61,6 +63,12 @@ class Tracks:
 
     def _paths(self) -> list[Path]:
         return sorted(self._folder.glob("steps-*.safetensors"))
+
+
+def cut_short(spans: Sequence[int]) -> bool:
+    """Whether the last interval, by the activations of each, is less than half of the one before it, as the end of
+    training leaves it: its figures would look like a change."""
+    return len(spans) > 1 and 2 * spans[-1] < spans[-2]
 
 
 def _interval(path: Path) -> Interval | None:

@@ -5,6 +5,7 @@ from typing import Any
 import gradio as gr
 
 from monosem.app.page.library import Library
+from monosem.app.page.render import guide
 from monosem.app.page.training_views import stamp, training_view
 from monosem.app.page.wiring import QUIET
 
@@ -16,6 +17,7 @@ class TrainingTab:
 
     def __init__(self, library: Library) -> None:
         self._library = library
+        gr.HTML(guide("training"), apply_default_css=False)
         several = len(library.names) > 1
         self.runs = gr.CheckboxGroup(
             library.names, value=library.names[:1], label="Runs", visible=several or "hidden", elem_classes="ms-kind"

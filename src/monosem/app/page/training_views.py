@@ -9,16 +9,19 @@ import itertools
 import json
 import time
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from monosem.app.page.drawing import Line, line_chart
 from monosem.app.page.library import OpenRun
+from monosem.app.page.missing import command
 from monosem.app.page.render import render
-from monosem.app.page.tracks import Interval
+from monosem.app.page.tracks import Interval, cut_short
 from monosem.errors import MonosemError
-from monosem.run import read_manifest
+from monosem.run import Manifest, read_manifest
 
+COPY_SECONDS = 60.0  # later than the end of training, a file is a copy
 QUIET_SECONDS = 600.0  # without a new line, after which an unfinished run counts as stopped
 CURVES = {
     "Loss": (("loss", False),),
@@ -35,6 +38,8 @@ class Progress(NamedTuple):
     """How far a run is."""
 
     name: str
+    command: str
+    """That trains it."""
     state: str
     """`finished`, `in progress`, `stopped`, or `not begun`."""
     step: int | None
@@ -49,8 +54,10 @@ def training_view(runs: Sequence[OpenRun]) -> str:
     """A table of the runs and a chart for each figure, a colour for each run."""
     metrics = {run.name: read_metrics(run.run.path / "metrics.jsonl") for run in runs}
     intervals = {run.name: run.files.tracks.intervals() for run in runs}
-    charts = [*_curves(metrics), *_tracked(intervals)]
-    progress = [_progress(run, metrics[run.name], intervals[run.name]) for run in runs]
+    trained = {run.name: _trained(run) for run in runs}
+    measured = {name: [] if copied(found, trained[name]) else rates(found) for name, found in intervals.items()}
+    charts = [*_curves(metrics), *_tracked(intervals), _throughput(measured)]
+    progress = [_progress(run, metrics[run.name], trained[run.name], measured[run.name]) for run in runs]
     return render("training", runs=progress, charts=[chart for chart in charts if chart])
 
 
@@ -86,13 +93,27 @@ def rates(intervals: Sequence[Interval]) -> list[tuple[int, float]]:
     ]
 
 
-def _progress(run: OpenRun, rows: Sequence[dict[str, float]], intervals: Sequence[Interval]) -> Progress:
-    metrics = run.run.path / "metrics.jsonl"
+def copied(intervals: Sequence[Interval], trained: Manifest | None) -> bool:
+    """Whether the files are younger than the end of training: then their times are those of a copy."""
+    if trained is None or not intervals:
+        return False
+    return intervals[-1].written > datetime.fromisoformat(trained.finished).timestamp() + COPY_SECONDS
+
+
+def _trained(run: OpenRun) -> Manifest | None:
+    """The manifest of a run that is trained."""
     try:
         manifest = read_manifest(run.run.path / "sae")
     except MonosemError:
-        manifest = None
-    if manifest is not None and manifest.complete:
+        return None
+    return manifest if manifest is not None and manifest.complete else None
+
+
+def _progress(
+    run: OpenRun, rows: Sequence[dict[str, float]], trained: Manifest | None, measured: Sequence[tuple[int, float]]
+) -> Progress:
+    metrics = run.run.path / "metrics.jsonl"
+    if trained is not None:
         state = "finished"
     elif not rows:
         state = "not begun"
@@ -101,9 +122,10 @@ def _progress(run: OpenRun, rows: Sequence[dict[str, float]], intervals: Sequenc
     last = rows[-1] if rows else {}
     figures = {key: _last(rows, key) for key in ("loss", "validation_fvu", "l0", "dead")}
     share = last["epoch"] / run.run.recipe.train.epochs if "epoch" in last else None
-    recent = rates(intervals)[-5:]
+    recent = measured[-5:]
     rate = sum(one for _, one in recent) / len(recent) if recent else None
-    return Progress(run.name, state, int(last["step"]) if last else None, share, figures, rate)
+    made_by = command(run.run.path, "sae")
+    return Progress(run.name, made_by, state, int(last["step"]) if last else None, share, figures, rate)
 
 
 def _last(rows: Sequence[dict[str, float]], key: str) -> float | None:
@@ -123,18 +145,21 @@ def _curves(metrics: dict[str, list[dict[str, float]]]) -> Iterator[str]:
 
 
 def _tracked(tracked: dict[str, list[Interval]]) -> Iterator[str]:
-    density, firing, rate = [], [], []
+    density, firing = [], []
     for colour, (name, found) in enumerate(tracked.items()):
-        # one cut short by the end of training would look like a change
-        short = len(found) > 1 and 2 * found[-1].activations < found[-2].activations
-        intervals = found[:-1] if short else found
+        intervals = found[:-1] if cut_short([one.activations for one in found]) else found
         steps = [one.step for one in intervals]
         for place, label in enumerate(("5 %", "median", "95 %")):
             shares = [100 * one.quantiles[place] for one in intervals]
             density.append(Line(f"{name}, {label}", steps, shares, dashed=label != "median", colour=colour))
         firing.append(Line(name, steps, [one.fired for one in intervals], colour=colour))
-        measured = rates(intervals)
-        rate.append(Line(name, [step for step, _ in measured], [one for _, one in measured], colour=colour))
     yield line_chart("Density of the latents that fire", density, log=True, unit="% of tokens")
     yield line_chart("Latents that fire in an interval", firing)
-    yield line_chart("Throughput", rate, unit="activations a second")
+
+
+def _throughput(measured: dict[str, list[tuple[int, float]]]) -> str:
+    lines = [
+        Line(name, [step for step, _ in found], [rate for _, rate in found], colour=colour)
+        for colour, (name, found) in enumerate(measured.items())
+    ]
+    return line_chart("Throughput", lines, unit="activations a second")

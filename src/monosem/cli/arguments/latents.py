@@ -52,3 +52,21 @@ class NeighboursArguments:
     runs: RunsFolder = RUNS
     json: bool = False
     """Print the neighbours as one JSON object."""
+
+
+@dataclass(frozen=True)
+class SeedsArguments:
+    """Compare a run's latents with those of SAEs that differ in the seed alone: which of them another seed finds again.
+
+    Without OTHERS, the runs in its sweep and beside it are looked through. Cards then warn of latents that are
+    seed-unstable.
+
+    Example: monosem sweep runs/demo --seed 0,1; monosem seeds runs/demo
+    """
+
+    target: FinishedRun
+    others: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Run folders, or names of runs, with another seed."""
+    runs: RunsFolder = RUNS
+    json: bool = False
+    """Print the comparison as one JSON object."""

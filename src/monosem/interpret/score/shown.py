@@ -4,7 +4,7 @@ Reads only what the stage `score` wrote; a run that has not been graded has noth
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -33,6 +33,7 @@ SHOWN = {
     ("agreement", "balanced_accuracy"): "agreement with output",
 }
 """The figures that a card shows, in its order; the files have more."""
+OF_OUTPUT = SHOWN["agreement", "balanced_accuracy"]  # of the latent, not of its explanation
 PLOTTED = (("lexical", "balanced_accuracy"), ("n2g", "f1"))
 
 
@@ -71,7 +72,7 @@ def steered(run_folder: Path, latents: Sequence[int]) -> dict[int, Steered]:
     """Of those latents that the run's language model was steered by."""
     found: dict[int, Steered] = {}
     path = run_folder / "scores" / "model.json"
-    if _result(run_folder) is None:
+    if read_result(run_folder / "scores" / RESULT) is None:
         return found
     judged = json.loads((run_folder / "scores" / "judged.json").read_text(encoding="utf-8")).get("meanings", {})
     for one in json.loads(path.read_text(encoding="utf-8"))["latents"]:
@@ -85,23 +86,36 @@ def steered(run_folder: Path, latents: Sequence[int]) -> dict[int, Steered]:
 
 def figures(run_folder: Path, latents: Sequence[int]) -> dict[int, list[Figure]]:
     """The figures of some latents; none where the run has not been graded."""
-    result = _result(run_folder)
+    result = read_result(run_folder / "scores" / RESULT)
+    return {} if result is None else of_rows(rows.read(run_folder / "scores" / rows.SCORES, latents), result)
+
+
+def of_rows(table: Iterable[Row], result: Mapping[str, Any]) -> dict[int, list[Figure]]:
+    """The figures of rows of `scores.parquet`, by latent.
+
+    Args:
+        result: the object of `scores.json`, which knows what an untrained SAE reaches.
+    """
+    order = {key: place for place, key in enumerate(SHOWN)}
+    there = [row for row in table if (row.score, row.figure) in order]
     found: dict[int, list[Figure]] = {}
-    if result is None:
-        return found
-    order = list(SHOWN)
-    there = [row for row in rows.read(run_folder / "scores" / rows.SCORES, latents) if (row.score, row.figure) in SHOWN]
-    for row in sorted(there, key=lambda row: order.index((row.score, row.figure))):
-        random = result["scores"][row.score][row.figure].get("random_sae")
-        found.setdefault(row.latent, []).append(_figure(row, random))
+    for row in sorted(there, key=lambda row: order[row.score, row.figure]):
+        told = result["scores"].get(row.score, {}).get(row.figure, {})
+        found.setdefault(row.latent, []).append(_figure(row, told.get("random_sae")))
     return found
+
+
+def warnings(figures: Iterable[Figure]) -> list[str]:
+    """What a card says where guessing does better than the explanation."""
+    below = [figure.label for figure in figures if figure.below_chance and figure.label != OF_OUTPUT]
+    return [f"below chance: guessing does better than its explanation by {'; '.join(below)}"] if below else []
 
 
 def charts(run_folder: Path) -> "list[Chart]":
     """How the explanations of all latents do, over the best that shuffled ones reach."""
     from monosem.charts import distribution_chart
 
-    result = _result(run_folder)
+    result = read_result(run_folder / "scores" / RESULT)
     if result is None:
         return []
     table = rows.read(run_folder / "scores" / rows.SCORES)
@@ -133,6 +147,6 @@ def _figure(row: Row, random: float | None) -> Figure:
     )
 
 
-def _result(run_folder: Path) -> dict[str, Any] | None:
-    path = run_folder / "scores" / RESULT
+def read_result(path: Path) -> dict[str, Any] | None:
+    """The object of `scores.json`; None where the run has not been graded."""
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
