@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 REFEREE := .venv-referee/bin/python
+SPREAD := --numprocesses 2 --dist loadfile
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: demo test referee lint docs clean
@@ -10,8 +11,8 @@ demo: .venv/demo
 	$(BIN)/monosem run recipes/demo.toml
 
 test: .venv/dev referee
-	$(BIN)/pytest -m "not model and not slow and not browser"
-	$(BIN)/pytest -m "(model or slow) and not browser"
+	$(BIN)/pytest $(SPREAD) -m "not model and not slow and not browser"
+	$(BIN)/pytest $(SPREAD) -m "(model or slow) and not browser"
 	$(BIN)/pytest -m browser
 
 # Meta's own code, which some tests ask, in an environment of its own.

@@ -114,6 +114,10 @@ def relations(path: Path, evil: str = "") -> None:
 
     of_untrained = {"lexical": {"balanced_accuracy": {"random_sae": 0.52}}}
     (path / "scores" / "scores.json").write_text(json.dumps({"summary": {}, "scores": of_untrained}))
+    written = {"latent": 24, "output_meaning": ["rope"], "plain": ["The sea."], "steered": [f"A rope{evil}."]}
+    (path / "scores" / "model.json").write_text(json.dumps({"latents": [written]}))
+    judged = {"meanings": {"24": {"explanation": f"ropes{evil}", "certainty": 0.7}}}
+    (path / "scores" / "judged.json").write_text(json.dumps(judged))
 
 
 def seeds(path: Path, cosines: list[list[float]], of: str = "the SAE") -> None:

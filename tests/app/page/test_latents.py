@@ -134,6 +134,15 @@ def test_scores_stand_beside_their_baselines(folder: Path) -> None:
     assert files.scores.of_all(N)[36] == pytest.approx(36 / N)
 
 
+def test_what_a_latent_brings_in_stands_beside_what_it_reacts_to(folder: Path) -> None:
+    relations(folder)
+    files = LatentFiles(folder)
+    found = files.card(24, 1).steered
+    assert found is not None
+    assert (found.meaning, found.certainty, found.plain, found.text) == ("ropes", 0.7, "The sea.", "A rope.")
+    assert files.card(5, 1).steered is None
+
+
 def test_neighbours_partners_and_words(folder: Path) -> None:
     relations(folder)
     found = LatentFiles(folder).card(5, 1).relations

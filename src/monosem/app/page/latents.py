@@ -84,6 +84,8 @@ class Card(NamedTuple):
     values_from: str
     """Which sentences these are."""
     scores: list[grades.Figure]
+    steered: grades.Steered | None
+    """What it does to texts."""
     relations: Relations
     over_training: list[tuple[int, float]]
     """(step, density) at the end of each interval."""
@@ -188,6 +190,7 @@ class LatentFiles:
             values=values,
             values_from=values_from,
             scores=scores,
+            steered=self.scores.steered(latent),
             relations=relations,
             over_training=self.tracks.density(latent),
             warnings=[

@@ -14,7 +14,7 @@ from monosem.app.page.missing import command
 from monosem.app.page.sorted_file import SortedFile
 from monosem.interpret.score import shown
 from monosem.interpret.score.rows import SCORES, Row
-from monosem.interpret.score.shown import Figure
+from monosem.interpret.score.shown import Figure, Steered
 
 pc: Any = pyarrow.compute  # its functions are made when it is imported, which no type checker sees
 HEADLINES = (("detection", "balanced_accuracy"), ("lexical", "balanced_accuracy"))
@@ -31,6 +31,7 @@ class ScoreFiles:
         self._rows = Kept(path, lambda path: SortedFile(path, "latent"))
         self._result = Kept(folder / "scores" / shown.RESULT, shown.read_result)
         self._headline = Kept(path, _headline)
+        self._steered = Kept(folder / "scores" / shown.RESULT, lambda _: shown.steered(folder))
 
     def of(self, latent: int, missing: dict[str, str]) -> list[Figure]:
         """Those of a latent that a card shows; adds to `missing` the command that makes them.
@@ -44,6 +45,10 @@ class ScoreFiles:
             return []
         columns = (column.to_pylist() for column in file.rows([latent], Row._fields).select(Row._fields).columns)
         return shown.of_rows((Row(*row) for row in zip(*columns, strict=True)), result).get(latent, [])
+
+    def steered(self, latent: int) -> Steered | None:
+        """What a latent does to texts, if the stage has steered by it."""
+        return (self._steered.get() or {}).get(latent)
 
     def of_all(self, n: int) -> Floats:
         """[n] the headline score; NaN where a latent has none."""

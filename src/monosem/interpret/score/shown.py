@@ -68,15 +68,15 @@ class Steered(NamedTuple):
     """The same under its direction."""
 
 
-def steered(run_folder: Path, latents: Sequence[int]) -> dict[int, Steered]:
-    """Of those latents that the run's language model was steered by."""
+def steered(run_folder: Path, latents: Sequence[int] | None = None) -> dict[int, Steered]:
+    """Of those latents that the run's language model was steered by; None: of all of them."""
     found: dict[int, Steered] = {}
     path = run_folder / "scores" / "model.json"
     if read_result(run_folder / "scores" / RESULT) is None:
         return found
     judged = json.loads((run_folder / "scores" / "judged.json").read_text(encoding="utf-8")).get("meanings", {})
     for one in json.loads(path.read_text(encoding="utf-8"))["latents"]:
-        if one["latent"] in latents:
+        if latents is None or one["latent"] in latents:
             said = judged.get(str(one["latent"]), {})
             texts = one["plain"][0], one["steered"][0]
             meaning, certainty = said.get("explanation"), said.get("certainty")
