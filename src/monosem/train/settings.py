@@ -1,5 +1,6 @@
 """From a recipe to what training works with: the number of steps, the settings of a step, the untrained SAE."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -54,7 +55,7 @@ class Plan:
         return cls(
             total_steps=total,
             log_every=max(1, int(an_epoch / train.log_points)),
-            validate_every=max(1, int(an_epoch / train.validations)),
+            validate_every=max(1, math.ceil(an_epoch / train.validations)),  # none just before the last step's
             resample_at=frozenset(round(share * total) for share in train.resample),
         )
 

@@ -73,6 +73,7 @@ class Trainer:
             self.step.load_state_dict(saved.step)
             self.tracker.load_state_dict(saved.tracker)
         self.failed = False
+        self._held_out_variance: float | None = None
         self._saved_at, self._due = time.monotonic(), Wish(exchange)
         self._saver = None
         if isinstance(exchange, Together):
@@ -224,7 +225,8 @@ class Trainer:
         return figures
 
     def _validate(self) -> dict[str, float]:
-        measured = validate(self.step.averaged(), self.source.held_out())
+        measured = validate(self.step.averaged(), self.source.held_out(), self._held_out_variance)
+        self._held_out_variance = measured.variance
         if self.state.best_fvu is None or measured.fvu < self.state.best_fvu:
             self.state.best_fvu, self.state.stale = measured.fvu, 0
         else:
