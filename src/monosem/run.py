@@ -229,6 +229,7 @@ class Run:
                 self._hold_too(held, holder)
             self.ranks.barrier("the run folder")
             yield
+        self.ranks.barrier("the end of work in the run folder")  # who takes it next finds that all have let it go
 
     def _hold(self, held: contextlib.ExitStack) -> str:
         self.path.mkdir(parents=True, exist_ok=True)
