@@ -12,7 +12,8 @@ demo: .venv/demo
 
 test: .venv/dev referee
 	$(BIN)/pytest $(SPREAD) -m "not model and not slow and not browser"
-	$(BIN)/pytest $(SPREAD) -m "(model or slow) and not browser"
+	$(BIN)/pytest $(SPREAD) -m "slow and not model and not browser"
+	$(BIN)/pytest -m "model and not browser"
 	$(BIN)/pytest -m browser
 
 # Meta's own code, which some tests ask, in an environment of its own.
