@@ -71,13 +71,13 @@ class Steered(NamedTuple):
 def steered(run_folder: Path, latents: Sequence[int] | None = None) -> dict[int, Steered]:
     """Of those latents that the run's language model was steered by; None: of all of them."""
     found: dict[int, Steered] = {}
-    path = run_folder / "scores" / "model.json"
-    if read_result(run_folder / "scores" / RESULT) is None:
+    path, judged = (run_folder / "scores" / name for name in ("model.json", "judged.json"))
+    if read_result(run_folder / "scores" / RESULT) is None or not path.exists():
         return found
-    judged = json.loads((run_folder / "scores" / "judged.json").read_text(encoding="utf-8")).get("meanings", {})
+    meanings = json.loads(judged.read_text(encoding="utf-8")).get("meanings", {}) if judged.exists() else {}
     for one in json.loads(path.read_text(encoding="utf-8"))["latents"]:
         if latents is None or one["latent"] in latents:
-            said = judged.get(str(one["latent"]), {})
+            said = meanings.get(str(one["latent"]), {})
             texts = one["plain"][0], one["steered"][0]
             meaning, certainty = said.get("explanation"), said.get("certainty")
             found[one["latent"]] = Steered(one["output_meaning"], meaning, certainty, *texts)
