@@ -1,7 +1,7 @@
 """What `monosem estimate` foresees of each stage of a recipe, beside what the stage takes in a process of its own.
 
-    python benchmarks/foreseen.py recipes/demo.toml --out /tmp/run
-    python benchmarks/foreseen.py recipes/demo.toml --out /tmp/run --cpu --corpus.max-documents 150 --sae.n 2048
+    python benchmarks/foreseen.py recipes/demo.toml --out runs/foreseen
+    python benchmarks/foreseen.py recipes/demo.toml --out runs/foreseen --cpu --corpus.max-documents 150 --sae.n 2048
 
 Prints a table, and a JSON object of the totals; with `--cpu` times are those of the processor, on one thread, which
 other programs do not disturb. What it takes to start Python and to load modules is in neither column.

@@ -8,7 +8,7 @@ from typing import Any
 
 import tyro
 
-from monosem.cli.arguments.common import RUNS
+from monosem.cli.arguments.fields import RUNS
 from monosem.cli.arguments.stages import (
     EXPLAIN_STEPS,
     EstimateArguments,

@@ -5,7 +5,7 @@ from typing import Literal
 
 import tyro
 
-from monosem.cli.arguments.common import RUNS, FinishedRun, Latent, RunsFolder
+from monosem.cli.arguments.fields import RUNS, FinishedRun, Latent, RunsFolder
 from monosem.recipe import Aggregation
 
 

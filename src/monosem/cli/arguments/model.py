@@ -5,7 +5,7 @@ from pathlib import Path
 
 import tyro
 
-from monosem.cli.arguments.common import RUNS, FinishedRun, Mode, RunsFolder
+from monosem.cli.arguments.fields import RUNS, FinishedRun, Mode, RunsFolder
 
 
 @dataclass(frozen=True)

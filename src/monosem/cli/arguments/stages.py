@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from monosem.cli.arguments.common import RUNS, AsJson, RecipeOrRun, RunsFolder
+from monosem.cli.arguments.fields import RUNS, AsJson, RecipeOrRun, RunsFolder
 from monosem.recipe import Recipe
 
 Verb = Literal[

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from monosem.cli.arguments.common import AsJson
+from monosem.cli.arguments.fields import AsJson
 
 StorePath = Annotated[
     tyro.conf.Positional[str],
