@@ -11,10 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from monosem import progress
+from monosem.ranks import WEEK
 from monosem.recipe import Recipe
 from monosem.run import Run, Stage
-
-WEEK = 7 * 24 * 3600.0  # how long ranks wait for a stage that rank 0 makes
 
 
 class Step(NamedTuple):

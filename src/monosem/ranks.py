@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 PATIENCE = 1800.0
 """Seconds that a rank waits for the others. One that was killed is noticed at once: its connections close."""
+WEEK = 7 * 24 * 3600.0
+"""Seconds that ranks wait for work that one of them does, or each in its own time."""
 
 
 class Place(NamedTuple):

@@ -19,9 +19,9 @@ from monosem.recipe import ExplainRecipe
 STORAGE = 0.023
 """US dollars for a gigabyte and month of object storage (the list price of the large clouds' standard class, 2025)."""
 LINE = 1.35
-"""A sentence of a prompt beside an average one of the corpus: latents fire more often in longer ones. Assumed, not measured."""
+"""A sentence of a prompt beside an average one of the corpus: latents fire more often in longer ones. Assumed."""
 MARKS = 30.0
-"""Characters of a line that are put around its firing tokens, and its number. Assumed, not measured."""
+"""Characters of a line that are put around its firing tokens, and its number. Assumed."""
 EXPLANATION = 150
 """Characters of an explanation that is judged: 25 words."""
 

@@ -22,11 +22,11 @@ from monosem.interpret.draws import pool_order
 from monosem.interpret.linkage import average_linkage
 from monosem.interpret.ranking import highest
 from monosem.interpret.tables import CLUSTERS, COSINES, PARTNERS, ROWS_IN_GROUP
+from monosem.ranks import WEEK
 from monosem.recipe import CoactivationRecipe
 from monosem.run import Run, Stage
 from monosem.sae import files
 
-WEEK = 7 * 24 * 3600.0  # how long ranks wait for each other
 TABLE_BYTES = 1 << 30  # of counts that are held at once
 BLOCK_ENTRIES = 1 << 24  # codes that are counted at once
 COSINE_ROWS = 1024  # latents that are compared with all others at once

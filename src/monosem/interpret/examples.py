@@ -25,10 +25,10 @@ from monosem.interpret.draws import is_test
 from monosem.interpret.negatives import Pool
 from monosem.lm.source import open_tokenizer
 from monosem.lm.tokenizer import Tokenizer, TokenSpans
+from monosem.ranks import WEEK
 from monosem.run import Run, Shard, Stage
 
 STATES = "state-*.safetensors"  # one for each rank, while the stage is made
-WEEK = 7 * 24 * 3600.0  # how long ranks wait for each other
 SAVE_SECONDS = 60.0  # work that a crash may cost
 SAVE_SHARE = 0.05  # of the time that may go into saving
 BLOCK_ENTRIES = 1 << 21  # codes that are grouped at once

@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 
-from monosem import pipeline, progress, training
+from monosem import progress, training
 from monosem.atomic import write_text
 from monosem.evaluate import downstream, held_out, reconstruction
 from monosem.evaluate.replay import Replay
 from monosem.lm.source import open_model
+from monosem.ranks import WEEK
 from monosem.run import Run, Stage
 from monosem.sae import files
 from monosem.sae.autoencoder import Autoencoder
@@ -43,7 +44,7 @@ def make(base: Run, members: Sequence[Opened]) -> dict[str, dict[str, Any]]:
             write_text(stage.path / FILE, json.dumps(figures, indent=2) + "\n")
             stage.add_shard(FILE, 1)
             stage.finish(**figures)
-    base.ranks.barrier("sweep: figures", pipeline.WEEK)
+    base.ranks.barrier("sweep: figures", WEEK)
     return {name: json.loads((stage.path / FILE).read_text(encoding="utf-8")) for name, stage in stages.items()}
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from monosem import pipeline, progress, training
 from monosem.atomic import write_text
 from monosem.errors import TrainingError
-from monosem.ranks import Ranks
+from monosem.ranks import WEEK, Ranks
 from monosem.run import Run
 from monosem.sweep import measure, table
 from monosem.sweep.axes import Sweep
@@ -41,7 +41,7 @@ def make(path: Path, sweep: Sweep, ranks: Ranks | None = None) -> list[dict[str,
     with base.lock():
         mine = dealt([member for member in _open(base, sweep) if member.open], together)
         train(mine)
-        together.barrier("sweep: training", pipeline.WEEK)
+        together.barrier("sweep: training", WEEK)
         opened = _open(base, sweep)
         for member in opened:
             if member.failure.exists() and together.world > 1 and member.name not in {own.name for own in mine}:
