@@ -168,7 +168,11 @@ print(json.dumps({"seconds": taken, "memory": int(peak.split()[1]) * 1024}))
 @pytest.mark.slow
 @pytest.mark.model
 def test_a_whole_run_takes_what_was_foreseen(tmp_path: Path) -> None:
-    """On one thread, in processor time: what else this computer does changes neither side."""
+    """On one thread, in processor time, which other programs disturb least.
+
+    A quiet machine keeps to a factor of 1.5 (benchmarks/foreseen.py); neighbours that take caches and memory bandwidth
+    move even processor time, so a test that always holds asks for 2.5.
+    """
     torch.set_num_threads(1)
     less = {
         "corpus": {"max_documents": 150},
@@ -188,7 +192,7 @@ def test_a_whole_run_takes_what_was_foreseen(tmp_path: Path) -> None:
     size = sum(file.stat().st_size for file in (tmp_path / "run").rglob("*") if file.is_file())
     assert plan.disk == pytest.approx(size, rel=0.05)
     assert plan.memory == pytest.approx(taken["memory"], rel=0.2)
-    assert 1 / 1.5 < plan.seconds / sum(taken["seconds"].values()) < 1.5, (plan.costs, taken)
+    assert 1 / 2.5 < plan.seconds / sum(taken["seconds"].values()) < 2.5, (plan.costs, taken)
 
 
 @pytest.mark.model

@@ -22,6 +22,8 @@ ROW = 16
 """Bytes of a stored activation beside its values: sentence, position, token (docs/formats.md)."""
 PYTHON = 0.42 * GB
 """A process that has loaded torch, transformers' tokenizers and pyarrow, and read a small corpus."""
+START = 0.4
+"""Seconds that a stage takes with nothing to do [m]."""
 DISK_SPEED = 0.5 * GB
 """Bytes/s that a shuffle reads or writes; half of what one NVMe disk does, for both go on at once."""
 READ_SPEED = 2.0 * GB

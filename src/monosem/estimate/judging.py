@@ -4,7 +4,7 @@ Rank 0 makes these stages, on one device.
 """
 
 from monosem.estimate import money
-from monosem.estimate.job import PYTHON, Cost, Job
+from monosem.estimate.job import PYTHON, START, Cost, Job
 from monosem.interpret.providers.carrier import BYTES_A_TOKEN
 
 EVALUATED = 0.72
@@ -26,7 +26,7 @@ def explain(job: Job) -> Cost:
     n, recipe = job.recipe.sae.n, job.recipe.explain
     found = money.explanations(job)
     if found is None:
-        return Cost("explain", EXPLANATION_BYTES * n, 0, 1.7 * PYTHON, 2.3e-3 * n + 2, "cores")
+        return Cost("explain", EXPLANATION_BYTES * n, 0, 1.7 * PYTHON, 2.5e-3 * n + START, "cores")
     disk = n * EXPLANATION_BYTES + BYTES_A_TOKEN * (found.tokens.input + 2.0 * found.tokens.output)
     if recipe.provider != "lm":
         note = "most batches are answered in an hour"
@@ -49,7 +49,7 @@ def evaluate(job: Job) -> Cost:
     seconds = 2 * (read + tried + steered + written) / (EVALUATED * job.lm_rate)
     memory = PYTHON * job.on.is_cpu + model.weight_bytes(job.recipe.model.dtype) * (1 + job.on.is_cpu)
     memory += min(settings.batch_tokens, tokens) * shape.vocab_size * 4.0 * 3
-    return Cost("evaluate", EVALUATION_BYTES * n, 0, memory, seconds + 8, "compute")
+    return Cost("evaluate", EVALUATION_BYTES * n, 0, memory, seconds + 3 * START, "compute")
 
 
 def score(job: Job) -> Cost:
@@ -62,11 +62,11 @@ def score(job: Job) -> Cost:
     memory += 240.0 * min(settings.sentences, job.work.sentences) * job.recipe.sae.k  # their codes
     if settings.judge in ("anthropic", "openai"):
         note = f"{settings.judge} answers most batches in an hour"
-        return Cost("score", SCORE_BYTES * n, 0, memory, cores + model + 3 + ANSWERED, "provider", note)
-    return Cost("score", SCORE_BYTES * n, 0, memory, cores + model + 3, "cores" if cores > model else "compute")
+        return Cost("score", SCORE_BYTES * n, 0, memory, cores + model + START + ANSWERED, "provider", note)
+    return Cost("score", SCORE_BYTES * n, 0, memory, cores + model + START, "cores" if cores > model else "compute")
 
 
 def report(job: Job) -> Cost:
     """One page with the latents that are shown."""
     shown = min(job.recipe.report.latents, job.recipe.sae.n)
-    return Cost("report", PAGE_BYTES * shown, 0, 1.5 * PYTHON, 0.006 * shown + 1, "cores")
+    return Cost("report", PAGE_BYTES * shown, 0, 1.5 * PYTHON, 0.006 * shown + START, "cores")

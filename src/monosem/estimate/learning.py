@@ -6,7 +6,7 @@ dead. A live source adds the language model to every step.
 
 from typing import NamedTuple
 
-from monosem.estimate.job import PYTHON, READ_SPEED, Cost, Job, Limit
+from monosem.estimate.job import PYTHON, READ_SPEED, START, Cost, Job, Limit
 from monosem.estimate.machine import GB
 from monosem.train import traffic
 from monosem.train.parallel import mesh_of
@@ -62,7 +62,7 @@ def train(job: Job) -> Cost:
         weights + TRACKED * sae.n,
         weights * averages * (settings.keep_checkpoints + 1),  # the next one is written before the last one goes
         _memory(job, weights * averages),
-        steps * one.seconds + 2,
+        steps * one.seconds + START,
         one.limit,
         f"{steps:,.0f} steps of {1000 * one.seconds:,.1f} ms, {settings.batch / one.seconds:,.0f} activations/s",
     )
@@ -153,7 +153,7 @@ def finetune(job: Job) -> Cost:
     flops = 2 * settings.tokens * (job.model.parameters + 3 * behind + 3 * sae.n * d)
     kept = settings.batch_tokens * ((shape.n_layers - job.depth) * 20 * shape.d_model + 3 * shape.vocab_size) * 4.0
     memory = PYTHON * job.on.is_cpu + job.model_bytes + kept + 4 * weights
-    return Cost("finetune", weights, 2 * 3 * weights, memory, flops / (FOLLOWED * job.lm_rate) + 3, "compute")
+    return Cost("finetune", weights, 2 * 3 * weights, memory, flops / (FOLLOWED * job.lm_rate) + START, "compute")
 
 
 def _width(job: Job) -> float:

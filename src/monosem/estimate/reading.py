@@ -6,7 +6,7 @@ devices share all but the groups.
 
 import math
 
-from monosem.estimate.job import PYTHON, READ_SPEED, Cost, Job, Limit
+from monosem.estimate.job import PYTHON, READ_SPEED, START, Cost, Job, Limit
 from monosem.interpret.coactivation import BLOCK_ENTRIES, TABLE_BYTES
 from monosem.interpret.encoding import ENCODE_ROWS
 
@@ -35,7 +35,7 @@ def codes(job: Job) -> Cost:
     memory = 2.0 * sae.n * d * 4 + ENCODE_ROWS * sae.n * 4
     if job.on.is_cpu:  # the shard that is encoded and the next one
         memory += PYTHON + 2 * job.recipe.capture.shard_mb * 2**20
-    return Cost("codes", disk, 0, memory, max(seconds, reading) + 2, limit)
+    return Cost("codes", disk, 0, memory, max(seconds, reading) + START, limit)
 
 
 def examples(job: Job) -> Cost:
@@ -50,7 +50,7 @@ def examples(job: Job) -> Cost:
     disk += SENTENCE_BYTES * min(work.sentences, kept[0])
     bits = min(settings.pool, work.sentences) * sae.n / 8
     seconds = 2e-7 * work.rows * sae.k / job.on.devices + 3.6e-6 * sum(kept)
-    return Cost("examples", disk, 0, 1.35 * PYTHON + 60.0 * sum(kept) + bits, seconds + 2, "cores")
+    return Cost("examples", disk, 0, 1.35 * PYTHON + 60.0 * sum(kept) + bits, seconds + START, "cores")
 
 
 def coactivation(job: Job) -> Cost:
@@ -61,11 +61,11 @@ def coactivation(job: Job) -> Cost:
     counting = (2.1e-8 * rows * sae.k**2 + 2e-8 * passes * rows * sae.k) / job.on.devices
     memory = PYTHON + min(TABLE_BYTES, 4 * sae.n**2) + 12.0 * min(BLOCK_ENTRIES, rows * sae.k)
     disk, note = sae.n * settings.partners * PARTNER_BYTES, f"passes over the codes: {passes}"
-    return Cost("coactivation", disk, 0, memory, counting + 4.6e-8 * sae.n**2 + 2, "cores", note)
+    return Cost("coactivation", disk, 0, memory, counting + 4.6e-8 * sae.n**2 + START, "cores", note)
 
 
 def groups(job: Job) -> Cost:
     """N-grams and likeness of each latent's sentences."""
     n = job.recipe.sae.n
-    seconds = 6.2e-3 * n + 1e-8 * job.work.rows * job.recipe.sae.k + 2
+    seconds = 5.6e-3 * n + 1e-8 * job.work.rows * job.recipe.sae.k + START
     return Cost("groups", GROUP_BYTES * n, 0, 1.8 * PYTHON, seconds, "cores")

@@ -1,6 +1,6 @@
 """What the stages before training cost: sentences, their activations, and the shuffled store."""
 
-from monosem.estimate.job import DISK_SPEED, PYTHON, Cost, Job, Limit
+from monosem.estimate.job import DISK_SPEED, PYTHON, START, Cost, Job, Limit
 
 TEXT = 0.4
 """Bytes on disk for a character of text, in Parquet with zstd (the embedded corpus)."""
@@ -36,4 +36,4 @@ def prepare(job: Job) -> Cost:
     size = job.work.rows * sum(map(job.row, job.widths))
     memory = PYTHON + 2 * job.recipe.prepare.shard_mb * 2**20
     kept, passing = (0.0, size) if job.recipe.prepare.consume else (size, size)
-    return Cost("prepare", kept, passing, memory, 4 * size / DISK_SPEED + 1, "disk")
+    return Cost("prepare", kept, passing, memory, 4 * size / DISK_SPEED + START, "disk")
