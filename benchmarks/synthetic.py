@@ -1,14 +1,16 @@
 """Recovery of a known dictionary: every sparsity of ours beside the peers that have it.
 
-Data, steps, batches and the course of the learning rate are the same for all. For each contestant the rate (and the
-penalty, where only a penalty decides how many latents are active) is chosen on a seed of its own, by MCC among the
-runs whose L0 is within 10 % of the task's; then it is trained anew on the other seeds, which the table shows. `chance`
-is a random dictionary with the true number of active latents. Peers take part where `--peers` names an environment.
+Data, steps, batches and the course of the learning rate are the same for all. For each contestant the rate, Adam's
+averaging factors (and the penalty, where only a penalty decides how many latents are active) are chosen on a seed of
+its own, by MCC among the runs whose L0 is within 10 % of the task's; then it is trained anew on the other seeds, which
+the table shows. `chance` is a random dictionary with the true number of active latents. Peers take part where `--peers`
+names an environment.
 
     PYTHONPATH=src python benchmarks/synthetic.py --peers .peers/bin/python --json
 """
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -40,6 +42,7 @@ PEERS = {
     "sae_lens": ("topk", "batchtopk", "jumprelu", "relu", "abstopk", "matryoshka"),
 }
 OURS = "monosem"
+Betas = tuple[float, float]
 L0_TOLERANCE = 0.1
 PENALTY_TRIES = 5
 TUNING_SEED = 1_000
@@ -76,6 +79,7 @@ class Run(NamedTuple):
     """One training run and what came of it."""
 
     lr: float
+    betas: Betas | None
     penalty: float
     seed: int
     seconds: float
@@ -109,7 +113,7 @@ class Worker:
         self._process.kill()
         self._process.wait()
 
-    def train(self, lr: float, penalty: float, seed: int, data: Path) -> tuple[Path, float]:
+    def train(self, lr: float, betas: Betas | None, penalty: float, seed: int, data: Path) -> tuple[Path, float]:
         """The folder of the weights, and the seconds of training."""
         assert self._process.stdin
         assert self._process.stdout
@@ -117,7 +121,8 @@ class Worker:
         out = self.folder / str(self.runs)
         name = self.contestant.sparsity
         sparsity = name if self.contestant.package == OURS else f"{self.contestant.package}:{name}"
-        job = {"sparsity": sparsity, "lr": lr, "penalty": penalty, "seed": seed, "data": data, "out": out}
+        job = {"sparsity": sparsity, "lr": lr, "betas": betas, "penalty": penalty, "seed": seed}
+        job |= {"data": data, "out": out}
         self._process.stdin.write(json.dumps(job, default=str) + "\n")
         self._process.stdin.flush()
         for line in self._process.stdout:
@@ -163,14 +168,16 @@ class Ground:
             return DenseCodes(fires * 1e-6)
 
         learned = Learned(torch.randn(n, d, generator=generator), torch.zeros(d), encode)
-        return Run(0.0, 0.0, self.seed, 0.0, self.judge(learned))
+        return Run(0.0, None, 0.0, self.seed, 0.0, self.judge(learned))
 
 
 class Competition:
     """Contestants against the same ground: the first for tuning, the others for the table."""
 
-    def __init__(self, task: Task, grounds: list[Ground], rates: list[float], peers: str) -> None:
-        self.task, self.rates, self.peers = task, rates, peers
+    def __init__(
+        self, task: Task, grounds: list[Ground], rates: list[float], betas: list[Betas | None], peers: str
+    ) -> None:
+        self.task, self.rates, self.betas, self.peers = task, rates, betas, peers
         self.tuning, *self.grounds = grounds
 
     def attempt(self, contestant: Contestant) -> dict[str, Any]:
@@ -190,20 +197,21 @@ class Competition:
             Worker(contestant, self.task, python, Path(folder)) as worker,
         ):
 
-            def run(lr: float, penalty: float, ground: Ground) -> Run:
-                out, seconds = worker.train(lr, penalty, ground.seed, ground.path)
-                return Run(lr, penalty, ground.seed, seconds, ground.judge(learned_by(out, ground.probe)))
+            def run(lr: float, betas: Betas | None, penalty: float, ground: Ground) -> Run:
+                out, seconds = worker.train(lr, betas, penalty, ground.seed, ground.path)
+                return Run(lr, betas, penalty, ground.seed, seconds, ground.judge(learned_by(out, ground.probe)))
 
             tried: list[Run] = []
-            for lr in self.rates:
-                # the next rate's search begins where the last one ended
+            for lr, betas in itertools.product(self.rates, self.betas):
+                # the next search begins where the last one ended
                 start = tried[-1].penalty if tried and first is not None else first
-                tried += at_l0(partial(run, lr, ground=self.tuning), start, self.task.true_l0, contestant.slope)
+                tried += at_l0(partial(run, lr, betas, ground=self.tuning), start, self.task.true_l0, contestant.slope)
             close = [one for one in tried if excess(one, self.task.true_l0) <= 0]
             best = max(close, key=lambda one: one.recovery.mcc) if close else min(tried, key=self._excess)
-            runs = [run(best.lr, best.penalty, ground) for ground in self.grounds]
+            runs = [run(best.lr, best.betas, best.penalty, ground) for ground in self.grounds]
         print(self.row(contestant.name, runs), flush=True)
-        return {"contestant": asdict(contestant), "lr": best.lr, "penalty": best.penalty, "runs": runs, "tuning": tried}
+        chosen = {"lr": best.lr, "betas": best.betas, "penalty": best.penalty}
+        return {"contestant": asdict(contestant), **chosen, "runs": runs, "tuning": tried}
 
     def _excess(self, run: Run) -> float:
         return excess(run, self.task.true_l0)
@@ -225,14 +233,14 @@ class Competition:
             f"{name:<32}{mean('mcc'):>7.3f} ±{spread('mcc'):.3f}{mean('mcc_weighted'):>9.3f}{mean('recovered'):>10.3f}",
             f"{mean('f1'):>7.3f} ±{spread('f1'):.3f}{mean('f1_weighted'):>9.3f}{mean('fvu'):>8.3f}",
             f"{mean('l0'):>6.1f}{off}{'  '.join(f'{statistics.mean(band):.3f}' for band in bands):>32}",
-            f"{statistics.mean(run.seconds for run in runs):>7.1f}  {runs[0].lr:g}{edge}",
+            f"{statistics.mean(run.seconds for run in runs):>7.1f}  {runs[0].lr:g}{edge}  {runs[0].betas or ''}",
         ]
         return "".join(cells)
 
 
 HEADER = (
     f"{'':32}{'MCC':>14}{'weighted':>9}{'recovered':>10}{'F1':>14}{'weighted':>9}{'FVU':>8}{'L0':>6} "
-    f"{'MCC by band, frequent to rare':>32}{'s':>7}  rate"
+    f"{'MCC by band, frequent to rare':>32}{'s':>7}  rate, betas"
 )
 LEGEND = "* L0 not within 10 % of the task's    ! the best rate is at an end of those tried"
 
@@ -281,7 +289,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(options.jobs) as pool:
         seeds = [TUNING_SEED, *range(options.first_seed, options.first_seed + options.seeds)]
         grounds = list(pool.map(lambda seed: Ground(task, seed, options.test, Path(folder)), seeds))
-        competition = Competition(task, grounds, options.lr, options.peers)
+        competition = Competition(task, grounds, options.lr, options.betas, options.peers)
         by_chance = [ground.chance() for ground in grounds[1:]]
         print(competition.row("chance", by_chance), flush=True)
         results = list(pool.map(competition.attempt, contestants(options)))
@@ -308,6 +316,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--dead-steps", type=int, default=25, help="a latent silent for so many steps is dead")
     parser.add_argument("--lr", type=float, nargs="+", default=[1e-3, 3e-3, 1e-2])
+    own = "averaging factors of Adam to try, as 0.8,0.95; `own`: the package's"
+    parser.add_argument("--betas", type=averaging, nargs="+", default=[None], help=own)
     parser.add_argument("--seeds", type=int, default=3, help="of the table")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--test", type=int, default=16_384, help="fresh vectors that everyone is measured on")
@@ -317,6 +327,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=2, help="contestants trained at once, one thread each")
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()
+
+
+def averaging(text: str) -> Betas | None:
+    """`own`, or two factors."""
+    if text == "own":
+        return None
+    first, second = map(float, text.split(","))
+    return first, second
 
 
 if __name__ == "__main__":

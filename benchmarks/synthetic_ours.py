@@ -16,7 +16,10 @@ from monosem.train.settings import BIAS_RATES, ENCODER_NORM, ENCODER_NORMS
 from monosem.train.step import StepSettings, TrainStep
 
 # keys of the recipe that are not at their defaults
+AUX_COEFFICIENTS = {"topk": 1 / 2}
 AUX_COEFFICIENT = 1 / 4  # dictionary_learning's 1/32 is of the residual's variance, a seventh of the whole here
+K_ANNEAL = {"topk": (2, 0.6), "abstopk": (3, 0.8)}
+"""k of the first step as a multiple, and the share of the steps over which it falls."""
 TOPK_BIAS_RATE = 3.0
 NESTED_OVER = {"matryoshka": "batchtopk", "multi-topk": "topk"}
 """Losses over another sparsity; the peers' Matryoshka SAEs are BatchTopK, too."""
@@ -41,13 +44,21 @@ def train(task: Task, job: Job, batches: list[Tensor]) -> None:
         warmup_steps=task.warm_up_steps,
         decay_steps=task.decay_steps,
         total_steps=task.steps,
-        betas=(0.9, 0.999),
+        betas=job.betas or (0.9, 0.999),
         eps=1e-8,
         threshold_rate=TrainRecipe().threshold_rate,
         bias_rate=TOPK_BIAS_RATE if config.sparsity == "topk" else BIAS_RATES.get(config.sparsity, 1.0),
     )
-    window = task.dead_steps * task.batch
-    step = TrainStep(sae, StepSettings(optim, objective(task, job), window, bandwidth=TrainRecipe().bandwidth))
+    multiple, share = K_ANNEAL.get(job.sparsity, (1, 0.0))
+    settings = StepSettings(
+        optim,
+        objective(task, job),
+        dead_window=task.dead_steps * task.batch,
+        k_start=multiple * task.k,
+        k_steps=round(share * task.steps),
+        bandwidth=TrainRecipe().bandwidth,
+    )
+    step = TrainStep(sae, settings)
     for x in batches:
         step.step(x)
     files.save(sae, job.out, {"steps": task.steps})
@@ -64,7 +75,8 @@ def objective(task: Task, job: Job) -> Objective:
         penalty = Penalty("l0", 1.0, target=job.penalty, warmup_steps=task.warm_up_steps)
     if job.sparsity == "relu":
         penalty = Penalty("l1", job.penalty, warmup_steps=task.warm_up_steps)
-    return Objective(AuxK(k_aux=task.d // 2, coefficient=AUX_COEFFICIENT), penalty, nested)
+    aux = AuxK(k_aux=task.d // 2, coefficient=AUX_COEFFICIENTS.get(job.sparsity, AUX_COEFFICIENT))
+    return Objective(aux, penalty, nested)
 
 
 if __name__ == "__main__":

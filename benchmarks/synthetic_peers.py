@@ -28,7 +28,7 @@ def sparsify(task: Task, job: Job, batches: list[Tensor]) -> tuple[dict[str, Ten
     config = SparseCoderConfig(num_latents=task.n, k=task.k, multi_topk=job.sparsity == "multi-topk")
     coder = SparseCoder(task.d, config, dtype=torch.float32)
     coder.b_dec.data = batches[0].mean(0)
-    adam = torch.optim.Adam(coder.parameters(), lr=job.lr)
+    adam = torch.optim.Adam(coder.parameters(), lr=job.lr, betas=job.betas or (0.9, 0.999))
     silent = torch.zeros(task.n, dtype=torch.long)
     for number, x in enumerate(batches):
         adam.param_groups[0]["lr"] = job.lr * task.rate(number)
@@ -86,6 +86,8 @@ def dictionary_learning(task: Task, job: Job, batches: list[Tensor]) -> tuple[di
         options |= {"l1_penalty": job.penalty, "sparsity_warmup_steps": task.warm_up_steps}
     trainer = trainers[job.sparsity](**options)
     trainer.dead_feature_threshold = task.dead_steps * task.batch
+    if job.betas:
+        trainer.optimizer.param_groups[0]["betas"] = job.betas
     unit = task.d**-0.5
     for number, x in enumerate(batches):
         trainer.update(number, x * unit)
@@ -111,7 +113,7 @@ def sae_lens(task: Task, job: Job, batches: list[Tensor]) -> tuple[dict[str, Ten
     from sae_lens.saes.sae import TrainStepInput
 
     sae = _sae_lens_sae(task, job)
-    adam = torch.optim.Adam(sae.parameters(), lr=job.lr)
+    adam = torch.optim.Adam(sae.parameters(), lr=job.lr, betas=job.betas or (0.9, 0.999))
     silent = torch.zeros(task.n)
     penalty = {"l1": job.penalty, "l0": 1.0}
     for number, x in enumerate(batches):

@@ -62,6 +62,8 @@ class Job:
     lr: float
     penalty: float
     """L1 coefficient of `relu`, L0 target of `jumprelu`; of no use to the others."""
+    betas: tuple[float, float] | None
+    """Adam's averaging factors. None: those of the package's own trainer."""
     seed: int
     """Of the initialisation."""
     data: Path
@@ -79,7 +81,8 @@ def serve(train: Train) -> None:
     task = Task(**json.loads(sys.argv[1]))
     for line in sys.stdin:
         given = json.loads(line)
-        job = Job(**(given | {"data": Path(given["data"]), "out": Path(given["out"])}))
+        betas = given["betas"] and tuple(given["betas"])
+        job = Job(**(given | {"data": Path(given["data"]), "out": Path(given["out"]), "betas": betas}))
         batches = list(load_file(job.data)["x"].split(task.batch))
         torch.manual_seed(job.seed)
         started = time.perf_counter()

@@ -128,7 +128,9 @@ class TrainRecipe(Section):
     dead_steps: Count | None = None
     """The same in steps, in place of `dead_tokens`."""
     k_anneal_fraction: Fraction = 0.0
-    """Share of all steps over which k falls from the width of the model to `sae.k`."""
+    """Share of all steps over which k falls to `sae.k`."""
+    k_anneal_start: Count | None = Field(default=None, json_schema_extra=LATER)
+    """k of the first step where it falls; twice to three times `sae.k` is gentle. None: the width of the model."""
     log_points: Count = 1000
     """Lines of metrics an epoch."""
     validations: Count = 4
@@ -188,5 +190,13 @@ def check_training(sae: SaeRecipe, train: TrainRecipe) -> None:
         raise RecipeError(f"train.decoder_norm = 'free' goes with relu and jumprelu, not with {sae.sparsity!r}")
     if train.silent_coefficient and sae.sparsity != "jumprelu":
         raise RecipeError(f"train.silent_coefficient goes with sae.sparsity = 'jumprelu', not with {sae.sparsity!r}")
+    if train.k_anneal_start is not None:
+        if not train.k_anneal_fraction:
+            raise RecipeError("train.k_anneal_start does nothing while train.k_anneal_fraction is 0; set it, as to 0.6")
+        if not sae.k < train.k_anneal_start <= sae.n:
+            raise RecipeError(
+                f"train.k_anneal_start = {train.k_anneal_start}: expected more than sae.k = {sae.k}, "
+                f"and at most sae.n = {sae.n}"
+            )
     if penalised and train.k_anneal_fraction:
         raise RecipeError(f"train.k_anneal_fraction: {sae.sparsity!r} has no k to anneal; use penalty_warmup_fraction")

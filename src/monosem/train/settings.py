@@ -110,7 +110,7 @@ def step_settings(recipe: Recipe, plan: Plan, d: int) -> StepSettings:
         optim,
         objective,
         dead_window=train.dead_window,
-        k_start=min(d, sae.n),
+        k_start=min(d, sae.n) if train.k_anneal_start is None else train.k_anneal_start,
         k_steps=round(train.k_anneal_fraction * steps),
         bandwidth=train.bandwidth,
         ema=train.ema,
