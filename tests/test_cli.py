@@ -182,7 +182,7 @@ def test_redo_makes_a_stage_and_what_follows_again(made: Path, capsys: pytest.Ca
         (["complete", "RUN", "x", "--top-p", "1.5"], "top_p"),
         (["complete", "RUN", "x", "--samples", "0"], "--samples 0: expected at least 1"),
         (["complete", "RUN", "x", "--show-latents", "--top-latents", "0"], "--top-latents 0: expected at least 1"),
-        (["complete", "RUN", ""], "prompt 0 is empty"),
+        (["complete", "RUN", ""], "the prompt is empty"),
         (["complete", "RUN"], "there is no prompt"),
         (["complete", "RUN", "--file", "none.txt"], "none.txt: No such file"),
         (["complete", "RUN", "word " * 300], "tokens; with 40 new ones at most 216 fit the context of 256"),

@@ -101,11 +101,12 @@ def check_prompts(prompts: Sequence[Sequence[int]], sampling: Sampling, context_
     """Raise ModelError for a prompt that is empty, or that leaves no room for the new tokens in the context."""
     room = context_length - sampling.max_new_tokens
     for row, prompt in enumerate(prompts):
+        which = f"prompt {row}" if len(prompts) > 1 else "the prompt"
         if not len(prompt):
-            raise ModelError(f"prompt {row} is empty")
+            raise ModelError(f"{which} is empty")
         if len(prompt) > room:
             raise ModelError(
-                f"prompt {row} has {len(prompt)} tokens; with {sampling.max_new_tokens} new ones at most "
+                f"{which} has {len(prompt)} tokens; with {sampling.max_new_tokens} new ones at most "
                 f"{max(room, 0)} fit the context of {context_length}"
             )
 

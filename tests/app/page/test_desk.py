@@ -111,7 +111,7 @@ def test_a_chat_goes_on_with_the_steered_answer(completer: Completer) -> None:
     ("asked", "error"),
     [
         (wish(" \n"), "the prompt is empty"),
-        (wish("a" * 500), "prompt 0 has 500 tokens"),
+        (wish("a" * 500), "the prompt has 500 tokens"),
         (wish("b" * 500, chat=True), "the context is full"),
         (wish(steering=SteeringSet((Edit(10**6),))), "out of range"),
     ],

@@ -12,8 +12,8 @@ from typing import NamedTuple
 from monosem.app.page.render import render, short
 
 MOST_POINTS = 400  # of a line; more would not be seen
-WIDTH, HEIGHT = 460.0, 220.0
-LEFT, RIGHT, TOP, BOTTOM = 52.0, 12.0, 10.0, 30.0
+WIDTH, HEIGHT = 460.0, 240.0
+LEFT, RIGHT, TOP, BOTTOM = 58.0, 14.0, 10.0, 40.0
 
 
 class Line(NamedTuple):
@@ -81,13 +81,18 @@ def line_chart(title: str, lines: Sequence[Line], *, log: bool = False, unit: st
     )
 
 
-def bar_chart(title: str, counts: Sequence[float], low: float, high: float, unit: str) -> str:
-    """A histogram of equally wide bins from `low` to `high`, its counts on a logarithmic height."""
+def bar_chart(title: str, counts: Sequence[float], low: float, high: float, *, axis: str, note: str) -> str:
+    """A histogram of equally wide bins from `low` to `high`, its counts on a logarithmic height.
+
+    Args:
+        axis: what lies along the bottom.
+        note: what is counted, beside the title.
+    """
     if not counts or max(counts) <= 0:
         return ""
     most = math.log1p(max(counts))
     wide = (WIDTH - LEFT - RIGHT) / len(counts)
-    floor = HEIGHT / 2 - BOTTOM
+    floor = HEIGHT - BOTTOM
     bars = []
     for place, count in enumerate(counts):
         tall = (floor - TOP) * math.log1p(count) / most
@@ -97,10 +102,10 @@ def bar_chart(title: str, counts: Sequence[float], low: float, high: float, unit
             {"x": LEFT + place * wide, "y": floor - tall, "width": max(wide - 1, 1), "tall": tall, "says": says}
         )
     top = max(range(len(counts)), key=counts.__getitem__)
-    alt = f"{title}: most values lie at {bars[top]['says'].split(':')[0]}; the largest is {short(high)} {unit}"
+    alt = f"{title}: most values lie at {bars[top]['says'].split(':')[0]}; the largest is {short(high)}"
     return render(
-        "bars", title=title, alt=alt, bars=bars, low=low, high=high, most=max(counts), unit=unit,
-        width=WIDTH, height=HEIGHT / 2, left=LEFT, right=WIDTH - RIGHT, floor=floor, top=TOP,
+        "bars", title=title, note=note, axis=axis, alt=alt, bars=bars, low=low, high=high, most=max(counts),
+        width=WIDTH, height=HEIGHT, left=LEFT, right=WIDTH - RIGHT, floor=floor, top=TOP,
     )  # fmt: skip
 
 
@@ -158,4 +163,4 @@ def _said(value: float) -> str:
     for size, letter in ((1e9, " G"), (1e6, " M"), (1e4, " k")):
         if abs(value) >= size:
             return f"{value / (1e3 if letter == ' k' else size):g}{letter}"
-    return f"{value:.6g}"
+    return f"{value:,.6g}"

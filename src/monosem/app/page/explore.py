@@ -46,7 +46,7 @@ class ExploreTab:
         self.found = gr.State([])
         gr.HTML(guide("explore"), apply_default_css=False)
         with gr.Row():
-            with gr.Column(scale=2, min_width=320):
+            with gr.Column(scale=2, min_width=320, elem_classes="ms-side"):
                 self.words = gr.Textbox(label="Search", placeholder="words, or a latent's number", max_lines=1)
                 with gr.Row():
                     orders = [(label, key) for key, label in ORDERS.items()]
@@ -57,18 +57,18 @@ class ExploreTab:
                     self.score = gr.Slider(0, 1, 0, step=0.05, label="Score from", min_width=140, buttons=[])
                 self.list = gr.HTML(js_on_load="monosem.hits(element, trigger)", apply_default_css=False)
             with gr.Column(scale=4, min_width=320):
-                with gr.Row():
+                with gr.Row(elem_classes="ms-acts"):
                     self.previous = gr.Button("← Previous", size="sm", min_width=90)
                     self.next = gr.Button("Next →", size="sm", min_width=90)
                     self.random = gr.Button("Random", size="sm", min_width=90)
-                    self.steer = gr.Button("Steer with it", size="sm", min_width=90)
+                    self.steer = gr.Button("Steer with it", size="sm", min_width=90, variant="primary")
                 self.card = gr.HTML(
                     js_on_load="monosem.card(element, trigger, watch)", apply_default_css=False, elem_id="ms-card"
                 )
-                with gr.Accordion("Your note on this latent", open=False):
+                with gr.Accordion("Your note on this latent", open=False, elem_classes="ms-aside"):
                     self.rating = gr.Radio([*RATINGS.items()], label="The machine's explanation is")
                     self.note = gr.Textbox(label="A better explanation", lines=2)
-                    self.keep = gr.Button("Keep this note", size="sm")
+                    self.keep = gr.Button("Keep this note", size="sm", elem_classes="ms-act")
                     self.told = gr.HTML(apply_default_css=False)
         self._wire()
 
@@ -86,6 +86,7 @@ class ExploreTab:
         listed = [self.list, self.found]
         for control in self.queried[1:]:
             control.change(self.search, [*self.queried, self.latent], listed, trigger_mode="always_last", **QUIET)
+        self.words.submit(self.enter, self.queried, [*listed, *self.shown], **QUIET)
         self.list.select(self.lengthen, [*self.queried, self.latent], self.list, **QUIET)
         here = [self._run, self.latent, self.found]
         self.list.click(self.follow, [self._run], self.shown, **QUIET)
@@ -100,6 +101,13 @@ class ExploreTab:
     def search(self, *query: Any) -> tuple[str, list[int]]:
         """The list and the latents found; `query`: the values of `queried`, and the latent that is looked at."""
         return self._listed(LISTED, *query)
+
+    def enter(self, *query: Any) -> tuple[str, list[int], *tuple[Any, ...]]:
+        """The list, and the card of its first latent; where nothing is found, the card stays."""
+        listed, found = self.search(*query, None)
+        if not found:
+            return listed, found, *[gr.skip()] * len(self.shown)
+        return listed, found, *self.show(query[0], found[0])
 
     def lengthen(self, event: gr.EventData, *query: Any) -> str:
         """The list, with more of what was found."""

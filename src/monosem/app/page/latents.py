@@ -275,8 +275,8 @@ def _values(rows: Sequence[dict[str, Any]]) -> tuple[list[float], str]:
     """The latent's values at the tokens of each sentence, every sentence once, and what the sentences are."""
     drawn = [row for row in rows if row["aggregation"] == "random"]
     chosen = {row["sentence"]: row["values"] for row in drawn or rows}
-    kind = "drawn at random from all in which it fires" if drawn else "its example sentences, the strongest there are"
-    return [value for values in chosen.values() for value in values], f"{len(chosen)} sentences: {kind}"
+    kind = "sentences drawn at random" if drawn else "examples, the strongest there are"
+    return [value for values in chosen.values() for value in values], f"{len(chosen)} {kind}"
 
 
 def _weighted(output: dict[str, Any], name: str) -> list[tuple[str, float | None]]:

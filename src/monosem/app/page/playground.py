@@ -16,7 +16,7 @@ from monosem.app.page.playground_views import Steered, steering_view, texts_view
 from monosem.app.page.render import guide, message
 from monosem.app.page.searching import Query
 from monosem.app.page.token_views import ranking_view
-from monosem.app.page.wiring import QUIET, check_size
+from monosem.app.page.wiring import QUIET, check_text
 from monosem.errors import MonosemError, RecipeError, SaeError
 
 REDRAWS = 10  # a second, at most
@@ -108,7 +108,7 @@ class PlaygroundTab:
             [self.write.click, self.prompt.submit],
             self.compose,
             [*wish, self.error, self.edits],
-            texts,
+            [*texts, self.prompt],
             js=EDITS,
             concurrency_limit=WRITERS,
             trigger_mode="multiple",
@@ -141,12 +141,14 @@ class PlaygroundTab:
         error: str,
         edits: str,
         request: gr.Request,
-    ) -> Iterator[tuple[str, str, Any]]:
-        """Write; the texts grow as they come."""
+    ) -> Iterator[tuple[str, str, Any, Any]]:
+        """Write; the texts grow as they come. What is said in a chat leaves the prompt once it is being answered."""
         desk = self.desks.of(request)
-        yield message("" if self._library.loaded(name) else "loading the model …"), texts_view(desk), gr.skip()
+        said = "" if kind == "Chat" else gr.skip()
         try:
-            check_size(prompt, "the prompt")
+            check_text(prompt, "the prompt")
+            if not self._library.loaded(name):
+                yield message("loading the model …"), texts_view(desk), gr.skip(), gr.skip()
             completer = self._library.completer(name)
             from monosem.completion import SteeringSet
             from monosem.lm.generate import Sampling
@@ -157,12 +159,12 @@ class PlaygroundTab:
             drawn = 0.0
             for _ in desk.write(completer, name, wish):
                 if time.monotonic() - drawn > 1 / REDRAWS:
-                    yield "", texts_view(desk), ""
-                    drawn = time.monotonic()
+                    yield "", texts_view(desk), "", said
+                    drawn, said = time.monotonic(), gr.skip()
         except MonosemError as error_:
-            yield message(str(error_), "error"), texts_view(desk), gr.skip()
+            yield message(str(error_), "error"), texts_view(desk), gr.skip(), gr.skip()
             return
-        yield "", texts_view(desk), gr.skip()
+        yield "", texts_view(desk), gr.skip(), gr.skip()
 
     def halt(self, request: gr.Request) -> None:
         """End what is being written."""

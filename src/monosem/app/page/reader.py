@@ -7,7 +7,7 @@ import gradio as gr
 from monosem.app.page.library import Library
 from monosem.app.page.render import guide, message
 from monosem.app.page.token_views import ranking_view, summary_view, text_view
-from monosem.app.page.wiring import QUIET, check_size, told
+from monosem.app.page.wiring import QUIET, check_text, told
 from monosem.errors import MonosemError
 
 MOST_LATENTS = 32  # read at each token
@@ -44,6 +44,7 @@ class ReaderTab:
             [self._run, self.words],
             outputs,
             concurrency_limit=4,
+            trigger_mode="always_last",  # what is asked for while the model reads is read next
             show_progress="hidden",
             api_visibility="private",
         )
@@ -52,9 +53,13 @@ class ReaderTab:
 
     def take(self, name: str, text: str):
         """Read a text; says first what it waits for."""
+        try:
+            check_text(text, "the text")
+        except MonosemError as error:
+            yield message(str(error), "error"), None, "", "", ""
+            return
         yield message("reading …" if self._library.loaded(name) else "loading the model …"), None, "", "", ""
         try:
-            check_size(text, "the text")
             completer = self._library.completer(name)
             from monosem.completion import read
 

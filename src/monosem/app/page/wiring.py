@@ -28,7 +28,10 @@ def told(handler: Callable[P, str]) -> Callable[P, str]:
     return call
 
 
-def check_size(text: str, what: str) -> None:
-    """Raise ModelError for a text so long that even its tokens are not worth counting."""
-    if len(text or "") > MOST_CHARACTERS:
+def check_text(text: str, what: str) -> None:
+    """Raise ModelError for a text that is empty, or so long that even its tokens are not worth counting: both are told
+    before a model is loaded."""
+    if not (text or "").strip():
+        raise ModelError(f"{what} is empty; write or paste some")
+    if len(text) > MOST_CHARACTERS:
         raise ModelError(f"{what} has {len(text):,} characters; the page takes at most {MOST_CHARACTERS:,}: cut it")

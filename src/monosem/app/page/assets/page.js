@@ -20,16 +20,33 @@ window.monosem = (() => {
       if (button) trigger("select", { more: number(button.dataset.more) });
     });
 
+  // Of a row of things that arrows go along, one is a stop for the tab key.
+  const stop = (all, chosen) => {
+    for (const other of all) other.tabIndex = other === chosen ? 0 : -1;
+  };
+
   const mark = (latent) => {
-    for (const link of document.querySelectorAll(".ms-hits a")) {
-      if (link.dataset.latent === latent) link.setAttribute("aria-current", "true");
-      else link.removeAttribute("aria-current");
-    }
+    const all = [...document.querySelectorAll(".ms-hits a")];
+    const shown = all.find((link) => link.dataset.latent === latent);
+    for (const link of all) link.removeAttribute("aria-current");
+    if (!shown) return;
+    shown.setAttribute("aria-current", "true");
+    stop(all, shown);
   };
 
   const hits = (element, trigger) => {
     follow(element, trigger);
     more(element, trigger);
+    element.addEventListener("keydown", (event) => {
+      const link = event.target.closest("a[data-latent]");
+      const all = [...element.querySelectorAll(".ms-hits a")];
+      const place = all.indexOf(link);
+      const next = { ArrowDown: place + 1, ArrowUp: place - 1, Home: 0, End: all.length - 1 }[event.key];
+      if (place < 0 || !all[next]) return;
+      event.preventDefault();
+      stop(all, all[next]);
+      all[next].focus();
+    });
   };
 
   // The address follows the card; going back in the browser's history asks for the card that was there.
@@ -93,8 +110,7 @@ window.monosem = (() => {
       const all = [...token.parentElement.querySelectorAll("[data-token]")];
       const next = all[all.indexOf(token) + by];
       if (!next) return;
-      token.tabIndex = -1;
-      next.tabIndex = 0;
+      stop(all, next);
       next.focus();
     });
   };
