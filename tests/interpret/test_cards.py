@@ -165,4 +165,13 @@ def test_the_terminal_shows_texts_as_they_are(folder: Path):
 
 
 def test_white_space_of_tokens_is_visible():
-    assert [cards.visible(token) for token in (" a b", "\n\n", "\t", "x ")] == ["␣a b", "↵↵", "⇥", "x "]
+    shown = {
+        " a b": "␣a b",
+        "\n\n": "↵↵",
+        "\t": "⇥",
+        "x ": "x ",
+        "\n   \n": "↵␣␣␣↵",
+        " " * 12 + "x": "␣\N{MULTIPLICATION SIGN}12x",
+    }
+    shown |= {"\n" + "\t" * 19: "↵⇥\N{MULTIPLICATION SIGN}19", "\xa0": "<U+00A0>", "\x0b": "<U+000B>", "": ""}
+    assert {token: cards.visible(token) for token in shown} == shown

@@ -148,4 +148,4 @@ def figure(value: Any, form: str) -> str:
         return ""
     if form.endswith("g") and abs(value) >= 100:  # no exponents
         form = ",d"
-    return format(round(value), form) if form.endswith("d") else format(value, form)
+    return format(round(value), form) if form.endswith("d") else format(value, form).replace("%", " %")

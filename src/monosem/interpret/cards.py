@@ -221,9 +221,12 @@ def pieces(example: Shown) -> list[tuple[str, float | None]]:
 
 
 def visible(token: str) -> str:
-    """A token by itself, its white space shown as signs."""
+    """A token by itself: its white space as signs, long runs of it counted, what cannot be printed by its number."""
     shown = token.replace("\n", "↵").replace("\r", "↵").replace("\t", "⇥")
-    return "␣" * (len(shown) - len(shown.lstrip(" "))) + shown.lstrip(" ")
+    leading = len(shown) - len(shown.lstrip(" ")) if token.strip() else len(shown)
+    shown = shown[:leading].replace(" ", "␣") + shown[leading:]
+    shown = re.sub(r"([␣↵⇥])\1{3,}", lambda run: f"{run[1]}\N{MULTIPLICATION SIGN}{len(run[0])}", shown)
+    return "".join(one if one.isprintable() else f"<U+{ord(one):04X}>" for one in shown)
 
 
 def _holds(text: str, wanted: Sequence[str]) -> bool:

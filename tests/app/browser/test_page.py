@@ -1,6 +1,7 @@
 """The page in a real browser on a real run: what a reader does, and what must not happen."""
 
 import re
+import shutil
 import time
 import tomllib
 from collections.abc import Callable
@@ -99,6 +100,47 @@ def test_search_finds_a_planted_and_a_real_concept(browse: Browse, served: Serve
     assert latent in search(page, word)
 
 
+def test_enter_opens_the_first_that_is_found(browse: Browse) -> None:
+    page = browse().open()
+    search(page, "Quagga")
+    page.get_by_label("Search").press("Enter")
+    page.locator(f'[data-latent-shown="{PLANTED}"]').wait_for()
+    search(page, "zzzquux")
+    page.get_by_label("Search").press("Enter")
+    page.wait_for_timeout(300)
+    expect(page.locator(f'[data-latent-shown="{PLANTED}"]')).to_be_visible()
+    page.get_by_label("Search").fill("99999")
+    expect(page.locator(".ms-line:visible")).to_have_text("There is no latent 99999: the run has 0 to 511.")
+
+
+def test_the_list_is_one_stop_of_the_tab_key(browse: Browse) -> None:
+    page = browse().open()
+    links = page.locator(".ms-hits a")
+    assert page.locator(".ms-hits a[tabindex='0']").count() == 1
+    page.get_by_label("Order").focus()
+    for _ in range(4):  # density, certainty and score
+        page.keyboard.press("Tab")
+    page.wait_for_timeout(300)
+    assert page.get_by_role("option").count() == 0, "lists of options close behind the Tab key"
+    links.first.focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    expect(links.nth(2)).to_be_focused()
+    page.keyboard.press("Enter")
+    page.locator(f'[data-latent-shown="{links.nth(2).get_attribute("data-latent")}"]').wait_for()
+    expect(links.nth(2)).to_have_attribute("aria-current", "true")
+    assert page.locator(".ms-hits a[tabindex='0']").count() == 1
+
+
+def test_the_search_stays_in_sight_beside_a_long_card(browse: Browse, served: Served) -> None:
+    page = browse().open(f"?run=small&latent={live(served)}")
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    page.wait_for_timeout(200)
+    assert page.evaluate("scrollY") > 300
+    expect(page.get_by_label("Search")).to_be_in_viewport()
+    expect(page.locator(".ms-hits a").first).to_be_in_viewport()
+
+
 def test_the_strongest_token_is_the_stored_one(browse: Browse, served: Served) -> None:
     latent = live(served)
     page = browse().open(f"?run=small&latent={latent}")
@@ -184,6 +226,16 @@ def test_a_text_and_the_latents_at_its_tokens(browse: Browse) -> None:
     expect(page.get_by_role("tab", name="Explore")).to_have_attribute("aria-selected", "true")
 
 
+def test_what_is_asked_for_while_the_model_reads_is_read_next(browse: Browse) -> None:
+    watched = browse()
+    watched.open()
+    page = watched.tab("Test text")
+    for text in ("the river " * 300, "Vienna."):
+        page.get_by_label("Text", exact=True).fill(text)
+        page.get_by_role("button", name="Read").click()
+    expect(page.locator(".ms-text:visible")).to_have_text(re.compile("^Vienna.$"), timeout=60_000)
+
+
 def test_texts_that_cannot_be_read(browse: Browse) -> None:
     watched = browse()
     watched.open()
@@ -238,6 +290,7 @@ def test_a_chat_answers_and_goes_on(browse: Browse) -> None:
         page.get_by_role("button", name="Write").click()
         expect(page.locator(".ms-exchange")).to_have_count(turn)
         expect(page.get_by_text("writing …")).to_have_count(0, timeout=60_000)
+        expect(page.get_by_label("Prompt", exact=True)).to_have_value("")
     expect(page.locator(".ms-asked").nth(1)).to_contain_text("And of <i>Italy</i>?")
     page.get_by_role("button", name="Clear").click()
     expect(page.locator(".ms-exchange")).to_have_count(0)
@@ -365,8 +418,10 @@ def test_axe_finds_nothing_serious_and_nothing_overflows(
 ) -> None:
     watched = browse(width, scheme)
     page = watched.open(f"?run=small&latent={live(served)}")
-    for tab in ("Explore", "Test text", "Playground"):
+    for tab in ("Explore", "Test text", "Playground", "Training"):
         watched.tab(tab)
+        if tab == "Training":
+            page.get_by_role("img", name="Loss over training").wait_for()
         if tab == "Playground":
             steer(page, live(served))
             write(page, "I think that", 6)
@@ -376,6 +431,26 @@ def test_axe_finds_nothing_serious_and_nothing_overflows(
         serious = [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")]
         assert serious == []
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_another_run_has_its_own_latents_and_curves(chromium: Browser, served: Served, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(served.run, other, ignore=shutil.ignore_patterns("activations", "batches", "codes"))
+    with serving(Library([served.run, other]), None) as url:
+        context = chromium.new_context()
+        watched = Watched(context.new_page(), url)
+        page = watched.open(f"?run=small&latent={live(served)}")
+        page.get_by_role("button", name="Steer with it").click()
+        page.locator("[data-edit]").wait_for()
+        page.get_by_label("Run", exact=True).click()
+        page.get_by_role("option", name="other").click()
+        expect(page.get_by_role("heading", name="other")).to_be_visible()
+        expect(page.locator("[data-edit]")).to_have_count(0)
+        watched.tab("Training")
+        expect(page.get_by_role("rowheader", name="other")).to_be_visible()
+        expect(page.get_by_role("rowheader", name="small")).to_have_count(0)
+        assert watched.errors == []
+        context.close()
 
 
 def test_a_password_is_asked_for(chromium: Browser, served: Served) -> None:

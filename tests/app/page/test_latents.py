@@ -77,6 +77,9 @@ def test_what_is_missing_is_named_with_its_command(folder: Path) -> None:
     assert card.missing["explanation"] == f"monosem explain {folder}"
     assert card.missing["tokens that it raises and lowers"] == f"monosem evaluate {folder}"
     (folder / "examples" / "latents.parquet").unlink()
+    with pytest.raises(RunError, match="has no examples yet; make them with: monosem run"):
+        LatentFiles(folder).card(1, 1)
+    (folder / "codes").mkdir()
     with pytest.raises(RunError, match="has no examples yet; make them with: monosem examples"):
         LatentFiles(folder).card(1, 1)
 

@@ -50,8 +50,9 @@ class ExploreTab:
                 self.words = gr.Textbox(label="Search", placeholder="words, or a latent's number", max_lines=1)
                 with gr.Row():
                     orders = [(label, key) for key, label in ORDERS.items()]
-                    self.order = gr.Dropdown(orders, value="best", label="Order", min_width=140)
-                    self.density = gr.Dropdown([*DENSITIES], value=ANY, label="Fires on", min_width=140)
+                    narrow: dict[str, Any] = {"min_width": 140, "filterable": False}
+                    self.order = gr.Dropdown(orders, value="best", label="Order", **narrow)
+                    self.density = gr.Dropdown([*DENSITIES], value=ANY, label="Fires on", **narrow)
                 with gr.Row():
                     self.certainty = gr.Slider(0, 1, 0, step=0.05, label="Certainty from", min_width=140, buttons=[])
                     self.score = gr.Slider(0, 1, 0, step=0.05, label="Score from", min_width=140, buttons=[])

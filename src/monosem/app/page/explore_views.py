@@ -141,7 +141,8 @@ def _over_training(card: Card) -> str:
     if len(card.over_training) < 2:
         return ""
     steps, density = zip(*card.over_training, strict=True)
-    return line_chart("Density over training", [Line("density", steps, [100 * share for share in density])], unit="% of tokens")
+    line = Line("density", steps, [100 * share for share in density])
+    return line_chart("Density over training", [line], unit="% of tokens")
 
 
 def _known(value: float) -> float | None:

@@ -120,9 +120,8 @@ class LatentFiles:
         """
         found = self._figures.get()
         if found is None:
-            raise RunError(
-                f"{self.folder.name} has no examples yet; make them with: {command(self.folder, 'examples')}"
-            )
+            stage = "examples" if (self.folder / "codes").exists() else "run"  # and what comes before
+            raise RunError(f"{self.folder.name} has no examples yet; make them with: {command(self.folder, stage)}")
         return found
 
     def check(self, latent: int) -> None:

@@ -18,10 +18,17 @@ def build(library: Library) -> gr.Blocks:
     """The page of these runs."""
     several = len(library.names) > 1
     with gr.Blocks(title="monosem", analytics_enabled=False) as page:
-        head = gr.HTML(_head(library, library.first), apply_default_css=False)
-        run = gr.Dropdown(
-            library.names, value=library.first, label="Run", visible=several or "hidden", elem_classes="ms-run"
-        )
+        with gr.Row(elem_classes="ms-top"):
+            head = gr.HTML(_head(library, library.first), apply_default_css=False)
+            run = gr.Dropdown(
+                library.names,
+                value=library.first,
+                label="Run",
+                show_label=False,
+                filterable=False,
+                visible=several or "hidden",
+                elem_classes="ms-run",
+            )
         with gr.Tabs() as tabs:
             with gr.Tab("Explore", id="explore") as explore_tab:
                 explore = ExploreTab(library, run)
@@ -31,7 +38,10 @@ def build(library: Library) -> gr.Blocks:
                 playground = PlaygroundTab(library, run)
             with gr.Tab("Training", id="training") as training_tab:
                 training = TrainingTab(library)
-        begins = [run, head, explore.list, explore.found, *explore.shown]
+        begins = [run, head, training.runs, explore.list, explore.found, *explore.shown]
+
+        def heads(name: str) -> tuple[str, list[str]]:
+            return _head(library, name), [name]
 
         def begin(request: gr.Request) -> tuple[Any, ...]:
             asked = dict(request.query_params)
@@ -39,12 +49,13 @@ def build(library: Library) -> gr.Blocks:
             try:
                 library.run(name)
             except MonosemError as error:
-                rest = explore.begin(library.first, None)
-                return library.first, _head(library, library.first), *rest[:2], message(str(error), "error"), *rest[3:]
-            return name, _head(library, name), *explore.begin(name, asked.get("latent"))
+                listed, found, _, *rest = explore.begin(library.first, None)
+                line = message(str(error), "error")
+                return library.first, *heads(library.first), listed, found, line, *rest
+            return name, *heads(name), *explore.begin(name, asked.get("latent"))
 
         def change(name: str) -> tuple[Any, ...]:
-            return _head(library, name), *explore.begin(name, None)
+            return *heads(name), *explore.begin(name, None), *playground.steer_none(name)
 
         def visit(event: gr.EventData, name: str) -> tuple[Any, ...]:
             return gr.Tabs(selected="explore"), *explore.follow(event, name)
@@ -62,7 +73,7 @@ def build(library: Library) -> gr.Blocks:
             other.select(lambda: gr.Timer(active=False), None, training.timer, **QUIET)
         page.unload(playground.desks.close)
         page.load(begin, None, begins, **QUIET)
-        run.input(change, run, begins[1:], **QUIET)
+        run.input(change, run, [*begins[1:], *panel], **QUIET)
     return page
 
 

@@ -22,6 +22,7 @@ from monosem.errors import MonosemError, RecipeError, SaeError
 REDRAWS = 10  # a second, at most
 MOST_NEW = 1024
 WRITERS = 8  # browsers that write at once; others wait
+HINTS = {"Text": "I think that", "Chat": "What is the capital of France?"}
 KEPT, LOST = "stays in the model", "is taken away (the SAE's reconstruction replaces the activation)"
 EDITS = "(...all) => [...all.slice(0, -1), monosem.edits()]"
 
@@ -62,12 +63,12 @@ class PlaygroundTab:
         gr.HTML(guide("playground"), apply_default_css=False)
         with gr.Row():
             with gr.Column(scale=4, min_width=320):
-                self.kind = gr.Radio(["Text", "Chat"], value="Text", label="The model", elem_classes="ms-kind")
+                self.kind = gr.Radio([*HINTS], value="Text", label="The model", elem_classes="ms-kind")
                 self.system = gr.Textbox(
                     label="System message", placeholder="the model's own", visible=False, max_lines=4
                 )
                 self.prompt = gr.Textbox(
-                    label="Prompt", lines=3, max_lines=10, placeholder="I think that", elem_id="ms-prompt"
+                    label="Prompt", lines=3, max_lines=10, placeholder=HINTS["Text"], elem_id="ms-prompt"
                 )
                 with gr.Row(elem_classes="ms-acts"):
                     self.write = gr.Button("Write", variant="primary", min_width=90)
@@ -117,7 +118,7 @@ class PlaygroundTab:
         )
         self.stop.click(self.halt, None, None, **QUIET)
         self.clear.click(self.forget, None, texts, **QUIET)
-        self.kind.change(lambda kind: gr.Textbox(visible=kind == "Chat"), self.kind, self.system, **QUIET)
+        self.kind.change(self.turn, self.kind, [self.system, self.prompt], **QUIET)
         self.texts.select(self.rank, None, self.ranking, **QUIET)
         panel, edits = [self.steering, self.told], [self._run, self.edits]
         added = [*panel, self.wanted]
@@ -166,6 +167,10 @@ class PlaygroundTab:
             return
         yield "", texts_view(desk), gr.skip(), gr.skip()
 
+    def turn(self, kind: str) -> tuple[Any, Any]:
+        """From text to chat, or back: only a chat has a system message."""
+        return gr.Textbox(visible=kind == "Chat"), gr.Textbox(placeholder=HINTS[kind])
+
     def halt(self, request: gr.Request) -> None:
         """End what is being written."""
         self.desks.of(request).stop()
@@ -192,6 +197,10 @@ class PlaygroundTab:
         except MonosemError as error:
             return gr.skip(), message(str(error), "error")
         return self._panel(steered, name), ""
+
+    def steer_none(self, name: str) -> tuple[str, str]:
+        """An empty panel: latents of one run are nothing in another."""
+        return self._panel([], name), ""
 
     def add_one(self, wanted: str, name: str, edits: str) -> tuple[Any, str, str]:
         """The same from the field where it is written, which is free again unless there was a mistake."""
@@ -222,7 +231,7 @@ class PlaygroundTab:
             steering = SteeringSet(tuple(_edits(self._steered(name, edits))), error == LOST)
         except MonosemError as error_:
             return "", message(str(error_), "error")
-        return steering.toml(), message("steering.toml: monosem complete --steering steering.toml takes it up")
+        return steering.toml(), message("steering.toml is a download; monosem complete and chat take it up")
 
     def _panel(self, steered: Sequence[Steered], name: str) -> str:
         return steering_view(steered, name, next(self._versions))

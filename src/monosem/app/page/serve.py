@@ -8,7 +8,6 @@ import errno
 import getpass
 import os
 import socket
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -81,7 +80,7 @@ def build_server(library: Library, host: str, password: str | None) -> "uvicorn.
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before Gradio is imported: nothing asks for its version either
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    warnings.filterwarnings("ignore", message=".*no_silent_downcasting")  # Gradio's own use of pandas
+    os.environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = str(1 << 30)  # else every event sums up all before it, by pandas
     try:
         import gradio
         import uvicorn

@@ -26,7 +26,7 @@ class TrainingTab:
         self.view = gr.HTML(apply_default_css=False)
         self.timer = gr.Timer(SECONDS, active=False)
         shown = [self.view, self.seen]
-        self.runs.input(self.draw, self.runs, shown, **QUIET)
+        self.runs.change(self.draw, self.runs, shown, **QUIET)
         self.timer.tick(self.redraw, [self.runs, self.seen], shown, **QUIET)
 
     def open(self, names: list[str]) -> tuple[Any, ...]:

@@ -7,6 +7,7 @@
   const at = (id) => document.getElementById(id);
   const [list, view, words, sort, certainty, density, count] =
     ["list", "card", "words", "sort", "certainty", "density", "count"].map(at);
+  const WAYS = { max: "strongest token", mean: "highest mean", last: "last token" };
   let found = cards;
   let current = null;
   let way = "max";
@@ -32,7 +33,13 @@
     return card.folded;
   };
 
+  // The explanation before the sentences, as on the page of `monosem app`; without words, by number.
+  const inside = (card, wanted) => {
+    const said = ` ${card.latent} ${fold(card.explanation ?? "")}`;
+    return wanted.length && wanted.every((word) => said.includes(` ${word}`)) ? 1 + (card.certainty ?? 0) : 0;
+  };
   const orders = {
+    best: (card, wanted) => -inside(card, wanted),
     latent: (card) => card.latent,
     certainty: (card) => -(card.certainty ?? -1),
     uncertain: (card) => card.certainty ?? 2,
@@ -65,7 +72,9 @@
     const wanted = fold(words.value).split(" ").filter(Boolean);
     const range = density.value.split(" ").map(Number);
     const key = orders[sort.value];
-    found = cards.filter((card) => passes(card, wanted, range)).sort((a, b) => key(a) - key(b) || a.latent - b.latent);
+    found = cards
+      .filter((card) => passes(card, wanted, range))
+      .sort((a, b) => key(a, wanted) - key(b, wanted) || a.latent - b.latent);
     list.replaceChildren(...found.map(row));
     count.textContent = found.length === 1 ? "1 latent" : `${found.length.toLocaleString("en-US")} latents`;
     mark();
@@ -127,7 +136,7 @@
       ["In", `${card.sentences.toLocaleString("en-US")} sentences`],
       ["Largest value", short(card.max)],
       ["Mean value", short(card.mean)],
-      ["Output score", card.score === undefined ? undefined : short(card.score)],
+      ["Output score", card.score === undefined ? undefined : card.score < 0.001 ? "below 0.001" : card.score.toFixed(3)],
     ];
     const shown = pairs.filter(([, value]) => value !== undefined);
     return element("dl", "facts", ...shown.map(([name, value]) =>
@@ -135,14 +144,14 @@
   };
 
   const tokens = (what, spelled) =>
-    element("p", "tokens", element("span", "", what), ...spelled.map((token) => element("code", "", token)));
+    element("p", "tokens", element("span", "", what), element("span", "", ...spelled.map((token) => element("code", "", token))));
 
   const examples = (card) => {
-    const ways = ["max", "mean", "last"].filter((name) => card.examples?.[name]);
+    const ways = Object.keys(WAYS).filter((name) => card.examples?.[name]);
     if (!ways.length) return [];
     const chosen = ways.includes(way) ? way : ways[0];
     const buttons = ways.map((name) => {
-      const made = button(name, () => {
+      const made = button(WAYS[name], () => {
         way = name;
         render();
         view.querySelector(".ways [aria-pressed=true]").focus();
@@ -151,7 +160,7 @@
       return made;
     });
     return [
-      element("div", "ways", element("span", "", "Top sentences by"), ...buttons),
+      element("div", "ways", element("span", "", "Sentences by"), ...buttons),
       element("ol", "examples", ...card.examples[chosen].map((example) => sentence(example, card.max))),
     ];
   };
@@ -188,7 +197,10 @@
     if (asked && scroll && (box.top < 0 || box.top > innerHeight * 0.6)) view.scrollIntoView({ block: "start" });
   };
 
-  at("tools").addEventListener("submit", (event) => event.preventDefault());
+  at("tools").addEventListener("submit", (event) => {
+    event.preventDefault();
+    go(found[0]);
+  });
   for (const control of [words, sort, certainty, density]) control.addEventListener("input", update);
   addEventListener("hashchange", () => follow(true));
   addEventListener("keydown", (event) => {

@@ -149,5 +149,11 @@ window.monosem = (() => {
     setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
   };
 
+  // Gradio's lists of options open at any key: one that is left by Tab would stay open.
+  const leave = (event) => {
+    if (event.key === "Tab" && event.target.matches("input[role=combobox]")) event.stopPropagation();
+  };
+  document.addEventListener("keydown", leave, true);
+
   return { hits, card, tokens, steering, edits, download };
 })();
