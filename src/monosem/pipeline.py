@@ -38,7 +38,7 @@ class Step(NamedTuple):
         return self.verb in verbs and self.wanted(recipe) and not spared
 
 
-STORELESS = ("sentences", "train", "finetune")
+STORELESS = ("sentences", "train", "finetune", "codes", "examples", "coactivation", "groups", "explain")
 """Stages that neither make nor read stored activations, where training is live."""
 PIPELINE = (
     Step("sentences", "sentences", "monosem.corpus.sentences", "Split documents into sentences."),
@@ -73,8 +73,8 @@ PIPELINE = (
     Step(
         "codes",
         "codes",
-        "monosem.interpret.encoding",
-        "Encode every stored activation by the SAE once.",
+        "monosem.encoding",
+        "Encode every activation by the SAE once.",
         shared=True,
     ),
     Step(
