@@ -14,7 +14,7 @@ from torch import Tensor
 
 from monosem.errors import SaeError
 from monosem.sae import formats
-from monosem.sae.autoencoder import Normalisation
+from monosem.sae.autoencoder import Autoencoder, Normalisation
 from monosem.sae.formats.plain import Lengths
 from monosem.sae.sparsity import SPARSITIES
 
@@ -88,7 +88,8 @@ def test_saelens_by_its_own_formula(tmp_path: Path, sparsity: str) -> None:
 
 def test_sparsify_by_its_own_formula(tmp_path: Path) -> None:
     sae, x = draw_sae(), activations()
-    formats.write(sae, tmp_path / "layers.3", "sparsify")
+    notes = formats.write(sae, tmp_path / "layers.3", "sparsify")
+    assert "sparsify finds it by its folder's name: layers.3" in notes
     config, weights = (
         settings_of(tmp_path / "layers.3" / "cfg.json"),
         load_file(tmp_path / "layers.3" / "sae.safetensors"),
@@ -205,7 +206,7 @@ def test_writing_again_replaces_with_the_same_bytes(tmp_path: Path, name) -> Non
     assert {path.name: path.read_bytes() for path in written(tmp_path, draw_sae(seed=1), name).iterdir()} == before
 
 
-def written(folder: Path, sae, name="saelens") -> Path:
+def written(folder: Path, sae: Autoencoder, name: formats.WriteFormat = "saelens") -> Path:
     formats.write(sae, folder / "sae", name)
     return folder / "sae"
 

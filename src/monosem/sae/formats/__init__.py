@@ -20,7 +20,7 @@ from monosem.sae.formats import dictionary_learning, gemma_scope, llama_scope, o
 from monosem.sae.formats.content import Settings
 from monosem.sae.formats.plain import Lengths, Plain, assembled, spelled_out
 
-__all__ = ["FORMATS", "Format", "Imported", "WriteFormat", "detect", "read", "write"]
+__all__ = ["FORMATS", "Format", "Imported", "WriteFormat", "detect", "is_ours", "read", "write"]
 
 WriteFormat = Literal["saelens", "sparsify", "dictionary_learning"]
 
@@ -69,7 +69,7 @@ def detect(folder: str | Path) -> str:
         return "openai"
     if not folder.is_dir():
         raise SaeError(f"{folder}: no such folder; give the one that holds an SAE's files")
-    if (folder / files.CONFIG).is_file() and "schema_version" in Settings.read(folder / files.CONFIG).values:
+    if is_ours(folder):
         raise SaeError(f"{folder}: this is an SAE of monosem's already; load_sae({str(folder)!r}) reads it")
     for name, format_ in FORMATS.items():
         if format_.found(folder):
@@ -78,6 +78,11 @@ def detect(folder: str | Path) -> str:
         f"{folder}: no SAE of a known format; found: {_listing(folder)}; understood: "
         + ", ".join(f"{name} ({' + '.join(format_.files)})" for name, format_ in FORMATS.items())
     )
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether the SAE in a folder is in monosem's own format."""
+    return (folder / files.CONFIG).is_file() and "schema_version" in Settings.read(folder / files.CONFIG).values
 
 
 def read(
@@ -132,9 +137,9 @@ def write(sae: Autoencoder, folder: str | Path, format: WriteFormat, *, unit_row
     if format not in get_args(WriteFormat):
         raise SaeError(f"format {format!r} is not known; expected {', '.join(get_args(WriteFormat))}")
     folder, writer = Path(folder), WRITERS[format]
-    others = {path.name for path in folder.iterdir()} - set(writer.FILES) if folder.exists() else set()
-    if others:
-        raise SaeError(f"{folder}: holds other files ({', '.join(sorted(others)[:5])}); name a new folder")
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if there and not (there <= set(writer.FILES) and writer.found(folder)):
+        raise SaeError(f"{folder}: holds other files ({', '.join(sorted(there)[:5])}); name a new folder")
     plain = spelled_out(sae)
     if unit_rows:
         plain = plain.with_unit_rows()

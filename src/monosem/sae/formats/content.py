@@ -135,8 +135,9 @@ def read_pickle(path: Path) -> Tensors:
         raise SaeError(
             f"{path}: damaged, or holds more than tensors, which could run code when read; save its state_dict() anew"
         ) from None
-    except (RuntimeError, EOFError, ValueError) as error:
-        raise SaeError(f"{path}: damaged ({str(error).splitlines()[0]}); copy it again") from None
+    except (RuntimeError, EOFError, ValueError, OSError) as error:
+        first, *_ = str(error).split("\n")
+        raise SaeError(f"{path}: damaged ({first}); copy it again") from None
     if not isinstance(content, dict):
         raise SaeError(f"{path}: holds a {type(content).__name__}, expected tensors by name; save its state_dict()")
     return Tensors(path, content)
@@ -145,7 +146,7 @@ def read_pickle(path: Path) -> Tensors:
 def read_npz(path: Path) -> Tensors:
     """Raises SaeError: the file is missing, damaged, or holds objects."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return Tensors(path, {name: torch.from_numpy(np.array(arrays[name])) for name in arrays.files})
     except FileNotFoundError:
         raise SaeError(f"{path}: no such file; copy the whole folder") from None

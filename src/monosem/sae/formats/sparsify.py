@@ -91,7 +91,8 @@ def write(plain: Plain, folder: Path) -> list[str]:
     }
     save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS)
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    return []
+    module = names.module(plain.labels.target_hook_point or plain.labels.hook_point)
+    return [f"sparsify finds it by its folder's name: {module}"] if module else []
 
 
 def _labels(place: str, transcodes: bool) -> Labels:
