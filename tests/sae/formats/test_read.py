@@ -145,8 +145,7 @@ def test_sparsify(tmp_path: Path, transcode: bool, skip: bool) -> None:
         found["W_skip"] = torch.randn(D, D, generator=torch.Generator().manual_seed(1))
     tensors = {"encoder.weight": found["W_enc"], "encoder.bias": found["b_enc"], "W_dec": found["W_dec"]}
     tensors |= {name: found[name] for name in ("b_dec", "W_skip") if name in found}
-    settings = {"d_in": D, "k": K, "num_latents": 0, "expansion_factor": N / D, "transcode": transcode}
-    settings = settings | {"num_latents": N}
+    settings = {"d_in": D, "k": K, "num_latents": N, "transcode": transcode}
     sae = formats.read(folder_of(tmp_path / "layers.4.mlp", settings, "sae.safetensors", tensors)).sae
     transcodes = transcode or skip
     place = ("4.resid_mid.norm", "4.mlp_out") if transcodes else ("4.mlp_out", "")

@@ -52,12 +52,10 @@ class Settings:
 
     def whole(self, key: str) -> int | None:
         """A whole number. Raises SaeError if the key holds something else."""
-        found = self.values.get(key)
-        if found is None:
-            return None
-        if isinstance(found, bool) or not isinstance(found, int | float) or found != int(found):
+        found = self.number(key)
+        if found is not None and found != int(found):
             raise SaeError(f"{self.path}: key {key!r} is {found!r}, expected a whole number")
-        return int(found)
+        return None if found is None else int(found)
 
     def number(self, key: str) -> float | None:
         """A finite number. Raises SaeError if the key holds something else."""
@@ -77,7 +75,7 @@ class Tensors:
     """The named tensors of one file."""
 
     def __init__(self, path: Path, content: Mapping[str, Any]) -> None:
-        self.path, self._content = path, content
+        self.path, self._content = path, dict(content)
 
     def __contains__(self, name: str) -> bool:
         return name in self._content
@@ -87,7 +85,7 @@ class Tensors:
         return self._content.get(name)
 
     def take(self, name: str, *shape: int | None) -> Tensor:
-        """A tensor in float32.
+        """A tensor in float32, once: it is let go of here, because large ones hardly fit twice.
 
         Args:
             shape: as expected; None: any size.
@@ -105,6 +103,7 @@ class Tensors:
             raise SaeError(f"{self.path}: key {name!r} has shape {list(tensor.shape)}, expected {expected}")
         if not bool(tensor.isfinite().all()):
             raise SaeError(f"{self.path}: key {name!r} holds values that are not finite; copy the file again")
+        del self._content[name]
         return tensor.detach().float().contiguous()
 
     def only_ones(self, names: Sequence[str]) -> None:

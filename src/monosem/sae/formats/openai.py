@@ -26,7 +26,8 @@ def read(folder: Path) -> Plain:
     """
     tensors = read_pickle(_weights(folder)[0])
     activation = tensors.other("activation") or "ReLU"
-    settings = tensors.other("activation_state_dict") or {}
+    settings = tensors.other("activation_state_dict")
+    settings = settings if isinstance(settings, dict) else {}
     k, topk = settings.get("k"), activation == "TopK"
     if activation not in ("ReLU", "TopK") or settings.get("postact_fn", "ReLU") != "ReLU":
         raise SaeError(

@@ -36,6 +36,9 @@ class Labels:
     prefixes: tuple[int, ...] = ()
 
 
+LABELS = tuple(field.name for field in dataclasses.fields(Labels))
+
+
 @dataclass(frozen=True)
 class Plain:
     """Weights that act on raw activations."""
@@ -126,14 +129,13 @@ class Lengths(NamedTuple):
 
 @torch.no_grad()
 def spelled_out(sae: Autoencoder) -> Plain:
-    """An SAE of ours in raw units; its codes stay what they are."""
-    config, units = sae.config, sae.output
-    scale, target_scale = float(sae.scale), float(units.scale)
-    shift = sae.mean.double() * scale + sae.b_pre.double()  # what is read is x * scale - shift
-    b_enc, b_dec = sae.b_enc.double(), sae.b_pre.double()
-    W_skip = sae.W_skip
-    if sae.b_dec is not None:
-        b_enc, b_dec = b_enc - times(sae.W_enc, shift), sae.b_dec.double()
+    """An SAE of ours in raw units, on the CPU; its codes stay what they are."""
+    config, held = sae.config, {name: tensor.cpu() for name, tensor in sae.state_dict().items()}
+    scale, target_scale = float(sae.scale), float(sae.output.scale)
+    shift = held["mean"].double() * scale + held["b_pre"].double()  # what is read is x * scale - shift
+    b_enc, b_dec, W_skip = held["b_enc"].double(), held["b_pre"].double(), held.get("W_skip")
+    if config.transcodes:
+        b_enc, b_dec = b_enc - times(held["W_enc"], shift), held["b_dec"].double()
     if W_skip is not None:
         b_dec = b_dec - times(W_skip, shift)
         W_skip = W_skip * (scale / target_scale)
@@ -141,23 +143,16 @@ def spelled_out(sae: Autoencoder) -> Plain:
     return Plain(
         config.sparsity,
         config.k,
-        sae.W_enc * scale,
+        scaled(held["W_enc"], scale),
         b_enc.float(),
-        sae.W_dec / target_scale,
-        (b_dec / target_scale + units.mean.double()).float(),
-        None if threshold is None else threshold.expand(config.n).clone(),
+        scaled(held["W_dec"], 1 / target_scale),
+        (b_dec / target_scale + sae.output.mean.cpu().double()).float(),
+        None if threshold is None else threshold.cpu().expand(config.n).clone(),
         W_skip,
         centred=not config.transcodes,
         transcodes=config.transcodes,
         layer=config.normalisation == "layer",
-        labels=Labels(
-            config.model,
-            config.hook_point,
-            config.target_hook_point,
-            config.norm_threshold,
-            config.target_norm_threshold,
-            config.prefixes,
-        ),
+        labels=Labels(**{name: getattr(config, name) for name in LABELS}),
     )
 
 
@@ -170,24 +165,25 @@ def assembled(plain: Plain) -> Autoencoder:
     independently of each other, and the rows stay as they are where they are not.
 
     Raises:
-        SaeError: k is not known or does not fit, or a threshold is missing.
+        SaeError: k is not known or does not fit.
     """
     if plain.k is None:
         raise SaeError("nothing says how many latents are active, which baselines are compared by; give it as k (--k)")
     k, (scale, plain) = plain.k, _unit_rows(plain.reading(centred=not plain.transcodes))
     n, d = plain.W_enc.shape
     normalisation: Normalisation = "layer" if plain.layer else "none" if scale == 1 else "dataset"
-    labels = dataclasses.asdict(plain.labels)
+    labels = {name: getattr(plain.labels, name) for name in LABELS}
     if plain.transcodes:
         labels |= {"d_out": plain.W_dec.shape[1], "skip": plain.W_skip is not None}
     config = SaeConfig(d, n, k, plain.sparsity, normalisation, **labels)
-    tensors = {"b_enc": plain.b_enc, "W_dec": plain.W_dec * scale, "mean": torch.zeros(d)}
+    tensors = {"b_enc": plain.b_enc, "W_dec": scaled(plain.W_dec, scale), "mean": torch.zeros(d)}
     if plain.transcodes:
         tensors |= {"W_enc": plain.W_enc, "b_pre": torch.zeros(d), "b_dec": plain.b_dec * scale}
         tensors |= {"scale": torch.ones(()), "target_mean": torch.zeros(config.width_out)}
         tensors |= {"target_scale": torch.tensor(scale)}
     else:
-        tensors |= {"W_enc": plain.W_enc / scale, "b_pre": plain.b_dec * scale, "scale": torch.tensor(scale)}
+        tensors |= {"W_enc": scaled(plain.W_enc, 1 / scale), "b_pre": plain.b_dec * scale}
+        tensors |= {"scale": torch.tensor(scale)}
     if plain.W_skip is not None:
         tensors["W_skip"] = plain.W_skip * scale
     if plain.threshold is not None:
@@ -216,3 +212,8 @@ def _unit_rows(plain: Plain) -> tuple[float, Plain]:
 def times(matrix: Tensor, vector: Tensor) -> Tensor:
     """[rows] float64: their product, without a float64 copy of the matrix."""
     return torch.cat([part.double() @ vector.double() for part in matrix.split(CHUNK)])
+
+
+def scaled(matrix: Tensor, factor: float) -> Tensor:
+    """`matrix * factor`, without a copy where it is the same."""
+    return matrix if factor == 1 else matrix * factor
