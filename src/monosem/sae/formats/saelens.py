@@ -31,6 +31,8 @@ TRANSCODERS = {
     "jumprelu_transcoder": "jumprelu",
     "jumprelu_skip_transcoder": "jumprelu",
 }
+AS_IT_IS = ("none", "expected_average_only_in", True)
+"""The second is the identity once training is over; `True` is what it was called before."""
 LAYER_NOTE = (
     "SAELens divides a vector by its std + 1e-5 and multiplies by its std, monosem does both with std + 1e-6: "
     "what is read differs by 9e-6 / std of itself, what is reconstructed by up to 1e-5 / std more"
@@ -52,7 +54,7 @@ def read(folder: Path) -> Plain:
             f"understood: {', '.join(known)}"
         )
     transcodes, sparsity = architecture in TRANSCODERS, known[architecture]
-    if settings.values.get("normalize_activations") not in (None, False, *_AS_IT_IS, "layer_norm"):
+    if settings.values.get("normalize_activations") not in (None, False, *AS_IT_IS, "layer_norm"):
         raise settings.refusal("normalize_activations", "expected none, expected_average_only_in or layer_norm")
     tensors.only_ones(("scaling_factor", "finetuning_scaling_factor"))
     W_enc = tensors.take("W_enc", settings.whole("d_in"), settings.whole("d_sae"))
@@ -78,10 +80,6 @@ def read(folder: Path) -> Plain:
         # it scales every pre-activation by its decoder row's norm before it chooses, and the row to norm 1
         plain = plain.stretched(Lengths.of(plain.W_dec).rows)
     return recalled(plain, settings.part("metadata"))
-
-
-_AS_IT_IS = ("none", "expected_average_only_in", True)
-"""The second is the identity once training is over; `True` is what it was called before."""
 
 
 def written_as(plain: Plain) -> str:
