@@ -93,6 +93,19 @@ def test_saelens_with_rescaled_activations(tmp_path: Path) -> None:
     )
 
 
+def test_saelens_checkpoints_of_batchtopk_with_rescaled_activations(tmp_path: Path) -> None:
+    """Their threshold is held against what was rescaled already."""
+    found, x = weights(unit=False), activations()
+    tensors = {**found, "W_enc": found["W_enc"].T, "topk_threshold": torch.tensor(1.25)}
+    settings = {"architecture": "batchtopk", "k": K, "rescale_acts_by_decoder_norm": True}
+    sae = formats.read(folder_of(tmp_path, settings, "sae_weights.safetensors", tensors)).sae
+    norms = found["W_dec"].double().norm(dim=1)
+    pre = (x.double() - found["b_dec"]) @ found["W_enc"].double().T + found["b_enc"]
+    codes = active(pre * norms, "jumprelu", K, torch.tensor(1.25))
+    assert sae.config.sparsity == "batchtopk"
+    assert_same(ours(sae, x), Computed(codes, (codes / norms) @ found["W_dec"].double() + found["b_dec"]))
+
+
 def test_saelens_before_version_6(tmp_path: Path) -> None:
     found = weights()
     path = saelens(

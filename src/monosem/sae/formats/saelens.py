@@ -4,6 +4,7 @@ Checked against sae-lens 6.54.12; configurations from before version 6, which ar
 SAE is written as it does that itself: as a JumpReLU SAE with one threshold for all latents.
 """
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ VERSION = "6.54.12"
 ARCHITECTURES = {"standard": "relu", "topk": "topk", "abstopk": "abstopk", "jumprelu": "jumprelu"}
 TRAINED = {"batchtopk": "batchtopk", "matryoshka_batchtopk": "batchtopk"}
 """Checkpoints of its training, with the threshold as a number."""
+RESCALED = ("topk", "abstopk", "batchtopk")
+"""Sparsities that heed `rescale_acts_by_decoder_norm`."""
 TRANSCODERS = {
     "transcoder": "relu",
     "skip_transcoder": "relu",
@@ -76,9 +79,9 @@ def read(folder: Path) -> Plain:
     )
     if plain.layer and plain.W_skip is not None:
         raise settings.refusal("normalize_activations", "its skip reads what is not normalised, ours what is")
-    if settings.values.get("rescale_acts_by_decoder_norm"):
-        # it scales every pre-activation by its decoder row's norm before it chooses, and the row to norm 1
-        plain = plain.stretched(Lengths.of(plain.W_dec).rows)
+    if settings.values.get("rescale_acts_by_decoder_norm") and sparsity in RESCALED:
+        # every pre-activation is scaled by its decoder row's norm, and the row to norm 1, before anything is chosen
+        plain = dataclasses.replace(plain.stretched(Lengths.of(plain.W_dec).rows), threshold=plain.threshold)
     return recalled(plain, settings.part("metadata"))
 
 
