@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from monosem.errors import RunError, SaeError
-from monosem.interpret import cards, selection, tables, terminal
+from monosem.interpret import cards, search, selection, tables, terminal
 from monosem.interpret.codes import Codes
 from monosem.interpret.collect import Collector, Plan
 from monosem.recipe import ExamplesRecipe
@@ -142,20 +142,20 @@ def test_a_damaged_file_is_named(folder: Path):
     ],
 )
 def test_search_is_blind_to_case_and_accents(folder: Path, words: str, expected: list[int]):
-    assert [hit.latent for hit in cards.search(folder, words)] == expected
+    assert [hit.latent for hit in search.find(folder, words)] == expected
 
 
 def test_search_ranks_explanations_first_and_is_cut(folder: Path):
-    first, second = cards.search(folder, "ecole")
+    first, second = search.find(folder, "ecole")
     assert (first.in_explanation, first.sentences, first.share) == (True, 2, 1.0)
     assert (second.in_explanation, second.sentences, second.share) == (False, 2, 0.5)
-    assert len(cards.search(folder, "ecole", limit=1)) == 1
+    assert len(search.find(folder, "ecole", limit=1)) == 1
 
 
 def test_the_terminal_shows_texts_as_they_are(folder: Path):
     console = Console(width=100, record=True, file=io.StringIO(), color_system="truecolor", force_terminal=True)
     console.print(terminal.show_card(cards.card(folder, 1)))
-    console.print(terminal.show_hits(cards.search(folder, "ecole")))
+    console.print(terminal.show_hits(search.find(folder, "ecole")))
     styled, text = console.export_text(clear=False, styles=True), console.export_text()
     assert "<b>Rain</b> fell & fell." in text
     assert "An eagle [red] flew." in text, "brackets are no markup"

@@ -12,6 +12,7 @@ from monosem.app.latents import latents_table
 from monosem.app.streaming import PairView, TextView, in_order
 from monosem.completion import Completer, Ended, Event, SteeringSet, read
 from monosem.interpret import cards, terminal
+from monosem.interpret import search as finding
 from monosem.lm.generate import Sampling
 from monosem.run import Run
 
@@ -42,7 +43,7 @@ def show_latent(run: Run, latent: int, aggregation: str, top: int, *, as_json: b
 
 def search(run: Run, words: str, limit: int, *, as_json: bool) -> None:
     """Print the latents that `words` find."""
-    hits = cards.search(run.path, words, limit)
+    hits = finding.find(run.path, words, limit)
     if as_json:
         print(json.dumps(_plain(hits)))
     else:

@@ -7,8 +7,9 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from monosem.interpret.cards import Card, Grouped, Hit, Shown, visible
+from monosem.interpret.cards import Card, Grouped, Shown, visible
 from monosem.interpret.score.shown import Figure, Steered
+from monosem.interpret.search import Hit
 
 HEAT = (214, 92, 20)  # of the strongest token; weaker ones fade towards black
 FIRST = ("max", "mean", "last", "quantile", "random")

@@ -10,7 +10,7 @@ from page_run import DEAD, DENSE, N, page_run
 from monosem.app.page import annotations
 from monosem.app.page.latents import LatentFiles
 from monosem.app.page.searching import ORDERS, Query, Searcher
-from monosem.interpret import cards
+from monosem.interpret import search
 
 NONE = np.full(N, np.nan)
 
@@ -29,7 +29,7 @@ def searcher(folder: Path) -> Searcher:
     "words", ["ship", "SHIP rope", "überfluß", "naive", "vio mel", "about", "nothing-like-it", "7"]
 )
 def test_the_same_as_on_the_command_line(folder: Path, searcher: Searcher, words: str) -> None:
-    expected = cards.search(folder, words, N)
+    expected = search.find(folder, words, N)
     found = searcher.find(Query(words), NONE)
     ours = [latent for latent in found.latents.tolist() if not (words == "7" and latent == 7)]
     assert ours == [hit.latent for hit in expected if not (words == "7" and hit.latent == 7)]
@@ -76,4 +76,4 @@ def test_without_explanations_sentences_are_searched(tmp_path: Path) -> None:
     path.unlink()
     assert len(rows) == N
     found = Searcher(LatentFiles(folder)).find(Query("violin"), NONE)
-    assert [hit.latent for hit in cards.search(folder, "violin", N)] == found.latents.tolist()
+    assert [hit.latent for hit in search.find(folder, "violin", N)] == found.latents.tolist()

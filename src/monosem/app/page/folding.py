@@ -1,6 +1,6 @@
 """A column of texts as search compares them, and which of them hold a word.
 
-The same as `monosem.interpret.cards.fold`: no case, no accents, a space for what is no letter or digit. Nearly all
+The same as `monosem.interpret.search.fold`: no case, no accents, a space for what is no letter or digit. Nearly all
 texts of a Latin script are ASCII, whose bytes are translated as one block; the others go through Unicode. A million
 sentences cost a second once, and a tenth of it for every word.
 """

@@ -20,7 +20,7 @@ from monosem.app.page.kept import Kept
 from monosem.app.page.latents import LatentFiles
 from monosem.app.page.sorted_file import read_columns
 from monosem.interpret import tables
-from monosem.interpret.cards import fold
+from monosem.interpret.search import fold
 
 ORDERS = {
     "best": "best match",
