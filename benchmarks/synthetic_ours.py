@@ -16,9 +16,11 @@ from monosem.train.settings import BIAS_RATES, ENCODER_NORM, ENCODER_NORMS
 from monosem.train.step import StepSettings, TrainStep
 
 # keys of the recipe that are not at their defaults
-AUX_COEFFICIENTS = {"topk": 1 / 2}
+AUX_COEFFICIENTS = {"topk": 1 / 2, "batchtopk": 1 / 2}
 AUX_COEFFICIENT = 1 / 4  # dictionary_learning's 1/32 is of the residual's variance, a seventh of the whole here
-K_ANNEAL = {"topk": (2, 0.6), "abstopk": (3, 0.8)}
+NORMS = {"batchtopk": 1.0}
+"""Of the encoder's rows at the start."""
+K_ANNEAL = {"topk": (2, 0.6), "abstopk": (3, 0.8), "batchtopk": (2, 0.6)}
 """k of the first step as a multiple, and the share of the steps over which it falls."""
 TOPK_BIAS_RATE = 3.0
 NESTED_OVER = {"matryoshka": "batchtopk", "multi-topk": "topk"}
@@ -35,7 +37,7 @@ def train(task: Task, job: Job, batches: list[Tensor]) -> None:
         normalisation="none",
         prefixes=task.prefixes if job.sparsity == "matryoshka" else (),
     )
-    norm = ENCODER_NORMS.get(config.sparsity, ENCODER_NORM)
+    norm = NORMS.get(job.sparsity, ENCODER_NORMS.get(config.sparsity, ENCODER_NORM))
     sae = Autoencoder(config, torch.Generator().manual_seed(job.seed), encoder_norm=norm, threshold=None)
     optim = OptimSettings(
         lr=job.lr,

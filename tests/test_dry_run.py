@@ -74,6 +74,16 @@ def test_the_model_of_a_rehearsal_is_read_like_any_other(narrow: str, tmp_path: 
     assert first == {file.name: file.read_bytes() for file in Path(small.model.source).iterdir()}
 
 
+@pytest.mark.parametrize(("k", "start"), [(64, 128), (64, 4096), (600, 700)])
+def test_k_still_falls_where_there_is_room(k: int, start: int, narrow: str) -> None:
+    wanted = Recipe.model_validate(
+        {"model": {"source": narrow}, "sae": {"k": k}, "train": {"k_anneal_start": start, "k_anneal_fraction": 0.5}}
+    )
+    small = dry_run.shrink(wanted, narrow)
+    expected = min(start, dry_run.LATENTS) if k < dry_run.LATENTS else None
+    assert (small.train.k_anneal_start, small.train.k_anneal_fraction) == (expected, 0.5)
+
+
 def test_a_hook_point_beyond_the_model_is_named(narrow: str, tmp_path: Path) -> None:
     wanted = Recipe.model_validate({"model": {"source": narrow}, "capture": {"hook_points": ["40.z"]}})
     with pytest.raises(ModelError, match="the model has layers 0 to 39"):

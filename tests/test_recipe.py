@@ -39,6 +39,11 @@ def test_every_recipe_in_the_repository_is_valid(path: Path) -> None:
         ({"sae": {"k": "many"}}, "x.toml: sae.k: input should be a valid integer"),
         ({"sae": {"k": 9, "n": 8}}, "x.toml: sae.k = 9 is larger than sae.n = 8; choose k <= n"),
         ({"sae": {"n": 64}, "train": {"k_aux": 65}}, "x.toml: train.k_aux = 65 is larger than sae.n = 64; lower it"),
+        ({"train": {"k_anneal_start": 128}}, "x.toml: train.k_anneal_start does nothing while train.k_anneal_fraction"),
+        (
+            {"train": {"k_anneal_start": 64, "k_anneal_fraction": 0.6}},
+            "x.toml: train.k_anneal_start = 64: expected more than sae.k = 64, and at most sae.n = 65536",
+        ),
         ({"sae": 3}, "x.toml: sae: input should be a valid dictionary"),
         ({"train": {"betas": [0.9, 1.0]}}, "x.toml: train.betas = (0.9, 1.0): each must be in [0, 1)"),
         (

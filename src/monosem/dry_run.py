@@ -46,7 +46,7 @@ def shrink(recipe: Recipe, model: str) -> Recipe:
     n = min(recipe.sae.n, LATENTS)
     hook_points = {name: str(_moved(HookPoint.parse(name))) for name in recipe.capture.hook_points}
     train, sae = recipe.train, recipe.sae
-    batch = min(train.batch, BATCH)
+    batch, start = min(train.batch, BATCH), min(train.k_anneal_start or 0, n)
     return Recipe.model_validate(
         recipe.model_dump()
         | {
@@ -70,6 +70,7 @@ def shrink(recipe: Recipe, model: str) -> Recipe:
                 "micro_batch": None if train.micro_batch is None else batch // 2,
                 "multi_k": tuple(min(k, n) for k in train.multi_k),
                 "k_aux": min(train.k_aux, n),
+                "k_anneal_start": start if start > sae.k else None,
                 "epochs": 1,
                 "dead_tokens": 4 * batch,
                 "dead_steps": None,

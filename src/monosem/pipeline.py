@@ -33,12 +33,19 @@ class Step(NamedTuple):
     """Whether all ranks make it together."""
 
     def asked(self, recipe: Recipe, verbs: Sequence[str]) -> bool:
-        """Whether these verbs make it. Where training needs no store, what does is made only when it is named."""
-        spared = recipe.train.source == "live" and self.verb not in STORELESS and set(verbs) == set(VERBS)
-        return self.verb in verbs and self.wanted(recipe) and not spared
+        """Whether these verbs make it."""
+        return self.verb in verbs and not self.spared(recipe, verbs)
+
+    def spared(self, recipe: Recipe, verbs: Sequence[str]) -> str:
+        """Why it is left out although it is among the verbs; empty: it is not."""
+        if not self.wanted(recipe):
+            return "the recipe does not ask for it"
+        if recipe.train.source == "live" and self.verb not in STORELESS and set(verbs) == set(VERBS):
+            return "training is live and stores no activations; capture and prepare do, when they are named"
+        return ""
 
 
-STORELESS = ("sentences", "train", "finetune")
+STORELESS = ("sentences", "train", "finetune", "codes", "examples", "coactivation", "groups", "explain")
 """Stages that neither make nor read stored activations, where training is live."""
 PIPELINE = (
     Step("sentences", "sentences", "monosem.corpus.sentences", "Split documents into sentences."),
@@ -73,8 +80,8 @@ PIPELINE = (
     Step(
         "codes",
         "codes",
-        "monosem.interpret.encoding",
-        "Encode every stored activation by the SAE once.",
+        "monosem.encoding",
+        "Encode every activation by the SAE once.",
         shared=True,
     ),
     Step(
@@ -118,7 +125,7 @@ def make(run: Run, verbs: Sequence[str] = VERBS, redo: str | None = None) -> dic
             if step.asked(run.recipe, verbs):
                 made[step.verb] = _make(run, step)
             elif step.verb in verbs:
-                progress.note(f"{step.verb}: skipped, the recipe does not ask for it")
+                progress.note(f"{step.verb}: skipped, {step.spared(run.recipe, verbs)}")
     return made
 
 

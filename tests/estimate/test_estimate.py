@@ -15,7 +15,7 @@ from monosem.corpus import sentences
 from monosem.errors import RecipeError
 from monosem.estimate import workload
 from monosem.estimate.machine import GB, GPUS, Machine, machine, this_cpu
-from monosem.pipeline import VERBS
+from monosem.pipeline import STORELESS, VERBS
 from monosem.recipe import Recipe
 from monosem.run import Run
 from monosem.store import prepare
@@ -79,9 +79,11 @@ def test_every_stage_is_foreseen_that_the_recipe_asks_for() -> None:
     assert all(cost.seconds > 0 and cost.memory > 0 for cost in plan.costs)
     live = loaded("llama-3.2-1b", train={"source": "live"}, finetune={"tokens": 100_000})
     found = estimate.plan(live, GPUS["rtx4090"])
-    assert [cost.stage for cost in found.costs] == ["sentences", "train", "finetune"]
+    assert [cost.stage for cost in found.costs] == list(STORELESS)
     assert found.storage_dollars == 0
     assert stage(found, "train").limit == "language model"
+    assert stage(found, "codes").limit == "language model"
+    assert stage(found, "codes").seconds > 0.9 * stage(plan, "capture").seconds + stage(plan, "codes").seconds
     assert stage(found, "train").seconds > stored.train.epochs * 0.9 * stage(plan, "capture").seconds
     assert stage(found, "train").memory > stage(plan, "train").memory + plan.model.weight_bytes("bfloat16")
     with pytest.raises(RecipeError, match=r"train.source = 'live' trains in one process, and 2 were started"):
@@ -152,7 +154,6 @@ WHOLE = """
 import json, sys, time
 from pathlib import Path
 from monosem import pipeline
-from monosem.pipeline import VERBS
 from monosem.recipe import Recipe
 from monosem.run import Run
 run, taken = Run(Path(sys.argv[1]), Recipe.model_validate_json(sys.argv[2])), {}

@@ -1,17 +1,24 @@
 """Training straight from the language model: no store, the same quality, exact resume, and what is refused."""
 
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from interrupted import contents, make_with_kills
 
-from monosem import pipeline, recipe, training
+from monosem import encoding, pipeline, recipe, training
 from monosem.errors import RecipeError, RunError
+from monosem.interpret import cards, tables
+from monosem.interpret import encoding as interpreting
+from monosem.interpret.codes import Codes, StoredCodes
 from monosem.progress import read_metrics
 from monosem.recipe import Recipe
 from monosem.run import Run
 from monosem.sae import files
+from monosem.store import shards
 from monosem.sweep import axes
 from monosem.sweep import stage as sweep
 
@@ -42,16 +49,63 @@ def beside(run: Run, path: Path, **train) -> Run:
     return Run(path, asking(run.recipe, run.recipe.name, "live", **train))
 
 
+def joined(parts: Iterable[Codes]) -> Codes:
+    return Codes(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
 def fvu(run: Run) -> float:
     return [row["validation_fvu"] for row in read_metrics(run.path / "metrics.jsonl") if "validation_fvu" in row][-1]
 
 
 def test_no_activation_is_written(runs: dict[str, Run]) -> None:
-    assert sorted(path.name for path in runs["live"].path.iterdir() if path.is_dir()) == [
-        "sae",
-        "sentences",
-        "tracking",
+    made = {path.name for path in runs["live"].path.iterdir() if path.is_dir()}
+    assert made == {"coactivation", "codes", "examples", "explanations", "groups", "sae", "sentences", "tracking"}
+
+
+def test_codes_are_those_of_stored_activations(runs: dict[str, Run]) -> None:
+    live, sae = StoredCodes(encoding.open_stage(runs["live"])), files.load(runs["live"].sae_folder)
+    own = joined(live.read(shard) for shard in live.shards)
+    store = shards.open_shards(runs["stored"].folder("activations", runs["stored"].recipe.hook_point))
+    stored = joined(interpreting.encode(sae, shards.read(path)) for path in store.paths)
+    for column in ("sentence", "length", "position", "token"):
+        assert np.array_equal(getattr(own, column), getattr(stored, column)), column
+    entries = [
+        dict(zip(zip(codes.row(), codes.latent, strict=True), codes.value, strict=True)) for codes in (own, stored)
     ]
+    both = entries[0].keys() & entries[1].keys()
+    assert len(both) > 0.99 * max(map(len, entries))  # other batches of the model: near ties may fall differently
+    np.testing.assert_allclose([entries[0][at] for at in both], [entries[1][at] for at in both], rtol=0.05, atol=0.05)
+
+
+def test_examples_and_explanations_come_without_a_store(runs: dict[str, Run]) -> None:
+    latents = pq.read_table(runs["live"].folder("examples") / tables.LATENTS)
+    assert (
+        latents["fire_count"].to_numpy().sum()
+        == StoredCodes(encoding.open_stage(runs["live"])).manifest.counts["active"]
+    )
+    told = (runs["live"].folder("explanations") / cards.EXPLANATIONS).read_text(encoding="utf-8").splitlines()
+    assert len(told) == np.count_nonzero(latents["fire_count"].to_numpy())
+
+
+@pytest.mark.slow
+def test_killed_encoding_ends_with_the_same_bytes(runs: dict[str, Run], tmp_path: Path) -> None:
+    parts = beside(runs["live"], tmp_path / "parts")
+    (parts.path / "sae").symlink_to(runs["live"].path / "sae")
+    parts.save_recipe()
+    kills = make_with_kills(
+        f"""
+        from pathlib import Path
+        from monosem.run import Run
+        from monosem import encoding
+        import torch
+        torch.set_num_threads(1)
+
+        def make():
+            encoding.make(Run.open(Path({str(parts.path)!r})))
+        """
+    )
+    assert kills > 1
+    assert contents(parts.path / "codes") == contents(runs["live"].path / "codes")
 
 
 def test_it_learns_as_much_as_from_a_store(runs: dict[str, Run]) -> None:

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from monosem import pipeline
-from monosem.cli import asking
+from monosem.cli import asking, exchanging
+from monosem.cli.arguments.formats import ExportArguments, ImportArguments
 from monosem.cli.arguments.latents import NeighboursArguments, SearchArguments, SeedsArguments, ShowArguments
 from monosem.cli.arguments.model import (
     AppArguments,
@@ -41,5 +42,7 @@ COMMANDS: dict[str, Command] = {
     "tokens": Command(TokensArguments, asking.tokens, "Read a text: the latents at each token."),
     "app": Command(AppArguments, asking.app, "Open a page: explore latents, read texts, steer, follow training."),
     "store": Command(StoreArguments, store, "Check, list, measure, merge or pack stores of activations."),
+    "export": Command(ExportArguments, exchanging.export, "Write an SAE for SAELens, sparsify or dictionary_learning."),
+    "import": Command(ImportArguments, exchanging.bring, "Read an SAE of another library into monosem's format."),
     "models": Command(ModelsArguments, asking.models, "List the language models that are known, with memory needs."),
 }

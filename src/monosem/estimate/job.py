@@ -24,6 +24,8 @@ PYTHON = 0.42 * GB
 """A process that has loaded torch, transformers' tokenizers and pyarrow, and read a small corpus."""
 START = 0.4
 """Seconds that a stage takes with nothing to do [m]."""
+OPENING = 2.5
+"""Seconds in which the models of Punkt, or a small language model, are read [m]."""
 DISK_SPEED = 0.5 * GB
 """Bytes/s that a shuffle reads or writes; half of what one NVMe disk does, for both go on at once."""
 READ_SPEED = 2.0 * GB

@@ -6,9 +6,10 @@ devices share all but the groups.
 
 import math
 
-from monosem.estimate.job import PYTHON, READ_SPEED, START, Cost, Job, Limit
+from monosem.estimate.job import OPENING, PYTHON, READ_SPEED, START, Cost, Job, Limit
 from monosem.interpret.coactivation import BLOCK_ENTRIES, TABLE_BYTES
 from monosem.interpret.encoding import ENCODE_ROWS
+from monosem.live.parts import PART_TOKENS
 
 CODE_ROW = 20
 """Bytes of a token in codes beside its latents: position, token, number of them, and its share of the sentence."""
@@ -25,16 +26,20 @@ GROUP_BYTES = 333.0
 
 
 def codes(job: Job) -> Cost:
-    """Every stored activation is encoded once more, and its codes are written (docs/formats.md)."""
+    """Every activation is encoded once, and its codes are written (docs/formats.md); a live one is read once more."""
     work, sae, d = job.work, job.recipe.sae, job.widths[0]
     rate = job.on.fp32 if job.on.is_cpu else job.on.bf16
     seconds = 1.2 * 2 * work.rows * sae.n * d / (rate * job.on.devices)
-    reading = work.rows * job.row(d) / READ_SPEED
     disk = work.rows * (CODE_ROW + sae.k * (6.0 if sae.n <= 1 << 16 else 8.0))
-    limit: Limit = "compute" if seconds >= reading else "disk"
-    memory = 2.0 * sae.n * d * 4 + ENCODE_ROWS * sae.n * 4
-    if job.on.is_cpu:  # the shard that is encoded and the next one
-        memory += PYTHON + 2 * job.recipe.capture.shard_mb * 2**20
+    memory = 2.0 * sae.n * d * 4 + ENCODE_ROWS * sae.n * 4 + PYTHON * job.on.is_cpu
+    if job.recipe.train.source == "live":
+        reading = work.tokens / job.tokens_per_second / job.on.devices
+        limit: Limit = "compute" if seconds >= reading else "language model"
+        memory += job.model_bytes + job.reading_bytes + PART_TOKENS * d * job.decoded
+        return Cost("codes", disk, 0, memory, seconds + reading + 2 * OPENING, limit)
+    reading = work.rows * job.row(d) / READ_SPEED
+    limit = "compute" if seconds >= reading else "disk"
+    memory += 2 * job.recipe.capture.shard_mb * 2**20 * job.on.is_cpu  # the shard that is encoded and the next one
     return Cost("codes", disk, 0, memory, max(seconds, reading) + START, limit)
 
 

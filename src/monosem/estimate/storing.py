@@ -1,11 +1,9 @@
 """What the stages before training cost: sentences, their activations, and the shuffled store."""
 
-from monosem.estimate.job import DISK_SPEED, PYTHON, START, Cost, Job, Limit
+from monosem.estimate.job import DISK_SPEED, OPENING, PYTHON, START, Cost, Job, Limit
 
 TEXT = 0.4
 """Bytes on disk for a character of text, in Parquet with zstd (the embedded corpus)."""
-OPENING = 2.5
-"""Seconds in which the models of Punkt, or a small language model, are read [m]."""
 SPLIT = 1.3e6
 """Characters that Punkt splits in a second on a core [m]."""
 

@@ -59,11 +59,7 @@ def make(run: Run) -> Stage:
         return stage
     for upstream in _upstream(run):
         upstream.require()
-    done = {shard.name for shard in stage.begin()}
-    parts = _Parts(run, stage.path)
-    for name, write in parts.in_order().items():
-        if name not in done:
-            stage.add_shard(name, write(stage.path / name))
+    stage.write(_Parts(run, stage.path).in_order())
     found = read(stage.path / "evaluation.json")
     stage.finish(**{key: found[key] for key in ("fvu", "l0", "ce_recovered_zero", "dead_fraction", "n_tokens")})
     return stage

@@ -1,13 +1,14 @@
-"""The stage `codes`: every stored activation is encoded by the SAE once, and its codes are kept.
+"""The stage `codes`: every activation is encoded by the SAE once, and its codes are kept.
 
-Flow: each shard of activations becomes one file of codes, of the same sentences in the same order; an interrupted stage
-goes on with the shards that are missing, and several ranks take one after the other. What latents mean, when they fire
-and with whom is read from these files: they are a small part of the activations' size, and nothing is encoded twice.
-The language model does not run.
+Flow: each part of the source, such as a shard of stored activations, becomes one file of codes, of the same sentences
+in the same order; an interrupted stage goes on with the parts that are missing, and several ranks take one after the
+other. What latents mean, when they fire and with whom is read from these files: they are a small part of the
+activations' size, and nothing is encoded twice. Of language models only the source may know.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,9 +20,21 @@ from monosem.run import Run, Stage
 from monosem.sae import files
 from monosem.sae.autoencoder import Autoencoder
 from monosem.store import shards
-from monosem.store.shard_file import Where
 
 ENCODE_ROWS = 4096
+
+
+class Source(Protocol):
+    """Where activations come from, in parts of whole sentences."""
+
+    d: int
+    """Their width."""
+    part_rows: list[int]
+    """Activations of every part; estimates will do."""
+
+    def read(self, numbers: Iterable[int]) -> Iterator[tuple[int, shards.Rows]]:
+        """Parts by their numbers, in any order, each with its number."""
+        ...
 
 
 def open_stage(run: Run) -> Stage:
@@ -30,11 +43,16 @@ def open_stage(run: Run) -> Stage:
     Raises:
         RunError: its files were made with another recipe or SAE.
     """
-    return run.stage(run.folder("codes"), {}, [capture.open_stage(run, run.recipe.hook_point), finetune.sae_stage(run)])
+    part = {"source": "live"} if run.recipe.train.source == "live" else {}
+    inputs = [capture.open_stage(run, run.recipe.hook_point), finetune.sae_stage(run)]
+    return run.stage(run.folder("codes"), part, inputs)
 
 
-def make(run: Run) -> Stage:
+def make(run: Run, source: Source | None = None) -> Stage:
     """Write `codes-00000.safetensors` and so on.
+
+    Args:
+        source: None: the run's store.
 
     Raises:
         RunError: a stage that it reads is missing.
@@ -43,24 +61,24 @@ def make(run: Run) -> Stage:
     stage = open_stage(run)
     if stage.complete:
         return stage
-    activations = capture.open_stage(run, run.recipe.hook_point).require()
     finetune.sae_stage(run).require()
-    encoder = _encoder(run, activations)
+    source = source or Stored(capture.open_stage(run, run.recipe.hook_point))
+    encoder = _encoder(run, source.d)
     finished = {shard.name for shard in stage.begin(run.ranks)}
-    store = shards.open_shards(activations.path)
-    names = [f"codes-{number:05d}.safetensors" for number in range(len(store.shards))]
+    names = [f"codes-{number:05d}.safetensors" for number in range(len(source.part_rows))]
     todo = [number for number, name in enumerate(names) if name not in finished]
-    done = store.rows - sum(store.shards[number].rows for number in todo)
+    total = sum(source.part_rows)
+    done = total - sum(source.part_rows[number] for number in todo)
     mine = (todo[claimed] for claimed in run.ranks.counter("codes").numbers(len(todo)))
-    with run.ranks.progress("codes", store.rows, "activations", done) as advance:
-        for number, rows in _read_ahead(store.paths, mine):
+    with run.ranks.progress("codes", total, "activations", done) as advance:
+        for number, rows in source.read(mine):
             codes = encode(encoder, rows, advance)
             codes.save(stage.path / names[number], encoder.config.n)
             stage.add_shard(names[number], codes.rows, sentences=len(codes.sentence), active=len(codes.latent))
     made = stage.collect()
     stage.finish(
         n=encoder.config.n,
-        rows=store.rows,
+        rows=sum(shard.rows for shard in made),
         sentences=sum(shard.info["sentences"] for shard in made),
         active=sum(shard.info["active"] for shard in made),
     )
@@ -90,27 +108,39 @@ def encode(encoder: Autoencoder, rows: shards.Rows, advance: Callable[[int], Non
     )
 
 
-def _encoder(run: Run, activations: Stage) -> Autoencoder:
+class Stored:
+    """The shards that capture wrote.
+
+    Raises:
+        RunError: it has not.
+    """
+
+    def __init__(self, activations: Stage) -> None:
+        self.d: int = activations.require().manifest.counts["d"]
+        store = shards.open_shards(activations.path)
+        self._paths, self.part_rows = store.paths, [shard.rows for shard in store.shards]
+
+    def read(self, numbers: Iterable[int]) -> Iterator[tuple[int, shards.Rows]]:
+        """The next one is read while one is encoded."""
+        with ThreadPoolExecutor(1) as pool:
+            waiting: tuple[int, Future[shards.Rows]] | None = None
+            for number in numbers:
+                reading = pool.submit(shards.read, self._paths[number])
+                if waiting is not None:
+                    yield waiting[0], waiting[1].result()
+                waiting = number, reading
+            if waiting is not None:
+                yield waiting[0], waiting[1].result()
+
+
+def _encoder(run: Run, d: int) -> Autoencoder:
     device = run.ranks.device(run.recipe.train.device)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     encoder = files.load(run.sae_folder, device)
-    if encoder.config.d != activations.manifest.counts["d"]:
+    if encoder.config.d != d:
         raise StoreError(
-            f"{activations.path}: activations of width {activations.manifest.counts['d']} do not fit an SAE of width "
-            f"{encoder.config.d}; train it on this store"
+            f"{run.recipe.hook_point}: activations of width {d} do not fit an SAE of width {encoder.config.d}; "
+            "train it on them"
         )
     return encoder
-
-
-def _read_ahead(paths: Sequence[Where], numbers: Iterator[int]) -> Iterator[tuple[int, shards.Rows]]:
-    """The number and the rows of each shard; the next one is read while this one is encoded."""
-    with ThreadPoolExecutor(1) as pool:
-        waiting: tuple[int, Future[shards.Rows]] | None = None
-        for number in numbers:
-            reading = pool.submit(shards.read, paths[number])
-            if waiting is not None:
-                yield waiting[0], waiting[1].result()
-            waiting = number, reading
-        if waiting is not None:
-            yield waiting[0], waiting[1].result()

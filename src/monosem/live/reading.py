@@ -5,10 +5,12 @@ hook points is dropped at all of them.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from monosem.capture.calibration import LENGTH_SENTENCES, NORM_SENTENCES, Calibration
 from monosem.capture.reading import Captured, read
@@ -24,6 +26,17 @@ from monosem.recipe import Recipe
 from monosem.store.encoding import Stored
 
 PACKS = 8  # batches of the model that are held beside the ring at one time
+
+
+class Part(NamedTuple):
+    """What is kept of some sentences."""
+
+    packed: Packed
+    """The sentences."""
+    chosen: Tensor
+    """[R] int64: which of their tokens are kept."""
+    rows: Rows
+    """Their activations."""
 
 
 class Reading:
@@ -55,7 +68,11 @@ class Reading:
         return tokens.encode(self._model.tokenizer, texts, self._max_tokens)
 
     def rows(self, ids: Sequence[Sequence[int]]) -> Iterator[Rows]:
-        """The activations of sentences that are kept, in parts of a few thousand, in order.
+        """The activations of sentences that are kept, in parts of a few thousand, in order. Raises as `parts`."""
+        return (part.rows for part in self.parts(ids))
+
+    def parts(self, ids: Sequence[Sequence[int]]) -> Iterator[Part]:
+        """What is kept of sentences, in parts of a few thousand tokens, in order.
 
         Raises:
             StoreError: too many of them are not finite.
@@ -63,21 +80,22 @@ class Reading:
         formats = {name: calibration.format(self._dtype) for name, calibration in self.calibrations.items()}
         for part in _parts(ids, PACKS * self._capture.batch_tokens):
             captured = self._captured(part, formats)
-            position = Packed.pack(part).position
+            packed = Packed.pack(part)
             left_out = [
-                drops(captured[name], position, self.calibrations[name].norm_threshold, self._capture.drop_first)
+                drops(captured[name], packed.position, self.calibrations[name].norm_threshold, self._capture.drop_first)
                 for name in self._points
             ]
-            if sum(int(each.nonfinite.sum()) for each in left_out) > max(1, MAX_NONFINITE * len(position)):
+            if sum(int(each.nonfinite.sum()) for each in left_out) > max(1, MAX_NONFINITE * packed.n_tokens):
                 raise StoreError(
                     f"too many activations of {', '.join(self._points)} are not finite; set model.dtype = 'float32' "
                     "and capture.dtype = 'float32'"
                 )
             chosen = (~torch.stack([each.any for each in left_out]).any(0)).nonzero().squeeze(1)
-            yield tuple(
+            rows = tuple(
                 there.form.decode(Stored(*(tensor[chosen.to(tensor.device)] for tensor in there.stored)))
                 for there in (captured[name] for name in self._points)
             )
+            yield Part(packed, chosen, rows)
 
     def rows_a_sentence(self) -> float:
         """Activations that are kept of a sentence, on average over a few."""

@@ -190,13 +190,18 @@ def check_training(sae: SaeRecipe, train: TrainRecipe) -> None:
         raise RecipeError(f"train.decoder_norm = 'free' goes with relu and jumprelu, not with {sae.sparsity!r}")
     if train.silent_coefficient and sae.sparsity != "jumprelu":
         raise RecipeError(f"train.silent_coefficient goes with sae.sparsity = 'jumprelu', not with {sae.sparsity!r}")
-    if train.k_anneal_start is not None:
-        if not train.k_anneal_fraction:
-            raise RecipeError("train.k_anneal_start does nothing while train.k_anneal_fraction is 0; set it, as to 0.6")
-        if not sae.k < train.k_anneal_start <= sae.n:
-            raise RecipeError(
-                f"train.k_anneal_start = {train.k_anneal_start}: expected more than sae.k = {sae.k}, "
-                f"and at most sae.n = {sae.n}"
-            )
+    _check_annealing(sae, train)
     if penalised and train.k_anneal_fraction:
         raise RecipeError(f"train.k_anneal_fraction: {sae.sparsity!r} has no k to anneal; use penalty_warmup_fraction")
+
+
+def _check_annealing(sae: SaeRecipe, train: TrainRecipe) -> None:
+    if train.k_anneal_start is None:
+        return
+    if not train.k_anneal_fraction:
+        raise RecipeError("train.k_anneal_start does nothing while train.k_anneal_fraction is 0; set it, as to 0.6")
+    if not sae.k < train.k_anneal_start <= sae.n:
+        raise RecipeError(
+            f"train.k_anneal_start = {train.k_anneal_start}: expected more than sae.k = {sae.k}, "
+            f"and at most sae.n = {sae.n}"
+        )

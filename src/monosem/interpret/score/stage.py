@@ -62,11 +62,7 @@ def make(run: Run) -> Stage:
         return stage
     for upstream in _upstream(run):
         upstream.require()
-    done = {shard.name for shard in stage.begin()}
-    parts = _Parts(Inputs(run), stage)
-    for name, write in parts.in_order().items():
-        if name not in done:
-            stage.add_shard(name, write(stage.path / name))
+    stage.write(_Parts(Inputs(run), stage).in_order())
     counts = json.loads((stage.path / RESULT).read_text(encoding="utf-8"))["summary"]
     stage.finish(**counts)
     return stage

@@ -1,6 +1,5 @@
-"""The run folder: fingerprints, skipping, the journal of an interrupted stage, locks, atomic files."""
+"""A stage's folder: fingerprints, skipping, the journal of an interrupted stage."""
 
-import contextlib
 import json
 import os
 import signal
@@ -10,13 +9,10 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from torchrun import script, start
 
-from monosem import recipe
-from monosem.atomic import atomic_folder, atomic_path
 from monosem.errors import RunError
-from monosem.recipe import Recipe, SaeRecipe
-from monosem.run import Run, Stage, read_manifest, resolve
+from monosem.recipe import Recipe
+from monosem.run import Run, Stage, read_manifest
 
 
 def opened(path: Path, part: dict | None = None, inputs: dict[str, str] | None = None) -> Stage:
@@ -118,49 +114,6 @@ def test_a_manifest_that_is_none_is_named(tmp_path: Path) -> None:
         read_manifest(tmp_path / "sae")
 
 
-def test_two_processes_cannot_hold_one_run(tmp_path: Path) -> None:
-    code = textwrap.dedent(
-        f"""
-        from pathlib import Path
-        from monosem.recipe import Recipe
-        from monosem.run import Run
-        with Run(Path({str(tmp_path)!r}), Recipe()).lock():
-            print("held", flush=True)
-            input()
-        """
-    )
-    command = [sys.executable, "-c", code]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
-        with pytest.raises(RunError, match=f"in use by process {holder.pid}"), Run(tmp_path, Recipe()).lock():
-            pass
-        holder.communicate("go\n")
-    with Run(tmp_path, Recipe()).lock():
-        pass
-
-
-def test_an_atomic_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
-    target = tmp_path / "file"
-    target.write_text("old")
-    with pytest.raises(ValueError, match="stop"), atomic_path(target) as temporary:
-        temporary.write_text("half")
-        raise ValueError("stop")
-    assert target.read_text() == "old"
-    with atomic_path(target) as temporary:
-        temporary.write_text("new")
-    assert target.read_text() == "new"
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
-
-
-def test_an_atomic_folder_replaces_the_old_one(tmp_path: Path) -> None:
-    target = tmp_path / "folder"
-    for text in ("old", "new"):
-        with atomic_folder(target) as temporary:
-            (temporary / text).write_text(text)
-    assert [path.name for path in target.iterdir()] == ["new"]
-
-
 def test_a_killed_process_leaves_no_half_file_behind_after_begin(tmp_path: Path) -> None:
     code = textwrap.dedent(
         f"""
@@ -181,44 +134,6 @@ def test_a_killed_process_leaves_no_half_file_behind_after_begin(tmp_path: Path)
     stage = Run(tmp_path, Recipe()).stage(tmp_path / "sae", {"a": 1}, {})
     assert stage.begin() == []
     assert sorted(path.name for path in stage.path.iterdir()) == ["manifest.json"]
-
-
-def test_a_run_is_found_by_path_or_name(tmp_path: Path) -> None:
-    run = Run(tmp_path / "demo", Recipe(sae=SaeRecipe(n=4096, k=4)))
-    with run.lock():
-        run.save_recipe()
-    assert resolve("demo", tmp_path) == tmp_path / "demo"
-    assert resolve(str(tmp_path / "demo"), Path("elsewhere")) == tmp_path / "demo"
-    assert resolve("none", tmp_path) is None
-    assert Run.open(tmp_path / "demo").recipe == recipe.load(tmp_path / "demo" / "recipe.toml") == run.recipe
-    with pytest.raises(RunError, match="not a run folder"):
-        Run.open(tmp_path)
-
-
-def test_a_rank_that_outlives_the_others_keeps_the_folder(tmp_path: Path) -> None:
-    hold = f"""
-        from pathlib import Path
-        from monosem.recipe import Recipe
-        from monosem.run import Run
-        with Run(Path({str(tmp_path)!r}), Recipe(), ranks).lock():
-            print("held", flush=True)
-            if ranks.first:
-                os._exit(0)
-            input()
-        """
-    processes = start(script(hold), world=2)
-    with contextlib.ExitStack() as ended:
-        for process in processes:
-            ended.enter_context(process)
-            ended.callback(process.kill)
-        assert [process.stdout and process.stdout.readline() for process in processes] == ["held\n", "held\n"]
-        processes[0].wait()
-        with pytest.raises(RunError, match=f"in use by process {processes[0].pid} on"), Run(tmp_path, Recipe()).lock():
-            pass
-        processes[1].kill()
-        processes[1].wait()
-        with Run(tmp_path, Recipe()).lock():
-            pass
 
 
 def test_shards_of_several_ranks_are_one_stage(tmp_path: Path) -> None:
