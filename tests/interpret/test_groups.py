@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from monosem import cli
 from monosem.interpret import encoding, grouping, groups, lexicons, tables, token_only
 from monosem.interpret.codes import Codes, StoredCodes
-from monosem.interpret.lexical import Example, Lexicon
+from monosem.interpret.firing_tokens import Example
+from monosem.interpret.lexical import Lexicon
 from monosem.interpret.ngrams import TermIndex
 from monosem.lm.source import open_tokenizer
 from monosem.run import Run

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from monosem.interpret.lexical import Example, Lexicon, Term, sentence_of
+from monosem.interpret.firing_tokens import Example
+from monosem.interpret.lexical import Lexicon, Term, sentence_of
 from monosem.interpret.ngrams import TermIndex, units
 
 SENTENCES = 3000
@@ -116,15 +117,15 @@ def test_terms_read_as_written_and_say_where(corpus):
     assert corpus.explain(corpus.fires(RULES["after"])).text == 'after "Vulcan"'
 
 
-def test_held_examples_do_not_choose_terms(corpus):
-    """Terms come from the examples that are not held: a word found in the held ones alone is never a term."""
+def test_certainty_is_measured_on_examples_that_did_not_choose(corpus):
+    """What the held examples alone hold is told, but nothing that they were not asked about counts for it."""
     fires = list(corpus.fires(RULES["word"]).items())[:40]
     order = np.random.default_rng((0, 7)).permutation(40)
     held = set(order[:12].tolist())
     strangers = list(corpus.fires(RULES["bigram"]).items())
     examples = [strangers[i] if i in held else fires[i] for i in range(40)]
     explanation = corpus.lexicon.explain(7, [Example(s, at, [1.0] * len(at)) for s, at in examples], 6)
-    assert explanation.text == '"Vulcan" (at the firing token)'
+    assert explanation.text == '"Vulcan", "United Nations" (at the firing token)'
     assert explanation.held == 12
     assert explanation.certainty == 0.0
 

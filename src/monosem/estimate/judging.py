@@ -15,7 +15,7 @@ STEERED_TOKENS = 48
 """Of the prompts that are read for one direction."""
 SCORED_TOKENS = 3100
 """That the language model reads for the scores of one latent [m: 24,570 for 8]."""
-EXPLANATION_BYTES, EVALUATION_BYTES, SCORE_BYTES, PAGE_BYTES = 455.0, 430.0, 458.0, 5300.0
+EXPLANATION_BYTES, LEXICAL_BYTES, EVALUATION_BYTES, SCORE_BYTES, PAGE_BYTES = 455.0, 1250.0, 430.0, 458.0, 5300.0
 """On disk, of a latent [m]."""
 ANSWERED = 3600.0
 """Seconds in which providers answer most batches; they promise a day."""
@@ -26,7 +26,7 @@ def explain(job: Job) -> Cost:
     n, recipe = job.recipe.sae.n, job.recipe.explain
     found = money.explanations(job)
     if found is None:
-        return Cost("explain", EXPLANATION_BYTES * n, 0, 1.7 * PYTHON, 2.5e-3 * n + START, "cores")
+        return Cost("explain", LEXICAL_BYTES * n, 0, 1.7 * PYTHON, 5e-3 * n + START, "cores")
     disk = n * EXPLANATION_BYTES + BYTES_A_TOKEN * (found.tokens.input + 2.0 * found.tokens.output)
     if recipe.provider != "lm":
         note = "most batches are answered in an hour"

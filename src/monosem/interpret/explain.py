@@ -25,6 +25,8 @@ from monosem.interpret.providers import paid
 from monosem.recipe import Recipe
 from monosem.run import Run, Stage, read_manifest
 
+DRAWN = ("quantile", "random")
+"""Examples that `lexical` reads beside the highest ones: what a latent reacts to weakly belongs to its meaning."""
 LATER = ("evaluate", "score", "report")
 """Stages whose `--redo` leaves explanations as they are."""
 
@@ -105,7 +107,7 @@ def _explanations(run: Run, folder: Path) -> Iterator[dict[str, Any]]:
     recipe = run.recipe.explain
     fired = pq.read_table(folder / tables.LATENTS, columns=["fire_count"])["fire_count"].to_numpy()
     with progress.progress("explain", len(fired), "latents") as advance:
-        for batch in lexicons.batches(run, [recipe.aggregation]):
+        for batch in lexicons.batches(run, [recipe.aggregation, *DRAWN]):
             for latent in batch.latents.tolist():
                 explanation = batch.lexicon.explain(latent, batch.examples.get(latent, []), recipe.terms)
                 if fired[latent] == 0:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 
-from monosem.interpret.lexical import Example, Lexicon
+from monosem.interpret.firing_tokens import Example
+from monosem.interpret.lexical import Lexicon
 from monosem.interpret.ngrams import Ints
 
 WINDOW = 8  # words on either side of the firing token

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from monosem.corpus.sentences import Sentences
 from monosem.interpret import tables
-from monosem.interpret.lexical import Example, Lexicon
+from monosem.interpret.firing_tokens import Example
+from monosem.interpret.lexical import Lexicon
 from monosem.interpret.ngrams import TermIndex
 from monosem.lm.source import open_tokenizer
 from monosem.run import Run

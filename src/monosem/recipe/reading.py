@@ -22,7 +22,7 @@ class ExamplesRecipe(Section):
     """How a sentence's token values become one number."""
     quantiles: int = Field(default=10, ge=0)
     """Sentences for each latent that are spread evenly over the ranks of its firing strength."""
-    random: int = Field(default=10, ge=0)
+    random: int = Field(default=30, ge=0)
     """Random sentences kept for each latent in which it fires."""
     negatives: int = Field(default=10, ge=0)
     """Sentences kept for each latent in which it is silent: so many that share its tokens, and so many at random."""
@@ -46,8 +46,8 @@ class ExplainRecipe(Section):
     `vllm run-batch`, `lm` the run's own language model."""
     aggregation: Aggregation = "max"
     """The ranking of sentences that is explained."""
-    terms: Count = 6
-    """Most terms in one explanation; `lexical` only."""
+    terms: Count = 24
+    """Most terms in one explanation; `lexical` only, which names as many as it needs."""
     model: str = ""
     """Model that is asked, as its provider names it; none for `lexical` and `lm`."""
     examples: Count = 20

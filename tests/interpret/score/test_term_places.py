@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from monosem.interpret.codes import Codes
-from monosem.interpret.lexical import Example, Explanation, Lexicon
+from monosem.interpret.firing_tokens import Example
+from monosem.interpret.lexical import Explanation, Lexicon
 from monosem.interpret.ngrams import TermIndex
 from monosem.interpret.positions import RULES as POSITIONS
 from monosem.interpret.positions import Background, stand

@@ -1,9 +1,9 @@
 """What a latent does, in words, beside what it reacts to: the words that steering brings into texts.
 
 Flow: the words of the texts written under a latent's direction are compared with those of all other texts, plain ones
-and those under other directions, by the log-odds that explanations by terms use; the most over-represented ones are the
-output meaning. Whether it agrees with the input meaning is measured by `detection`, with the tokens that the latent
-raises as terms: do they stand in the sentences in which it fires? Knows no model.
+and those under other directions, by log-odds; the most over-represented ones are the output meaning. Whether it agrees
+with the input meaning is measured by `detection`, with the tokens that the latent raises as terms: do they stand in the
+sentences in which it fires? Knows no model.
 """
 
 from collections import Counter

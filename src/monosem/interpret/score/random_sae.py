@@ -14,7 +14,8 @@ from torch import Tensor
 
 from monosem.interpret import encoding
 from monosem.interpret.codes import Codes, StoredCodes
-from monosem.interpret.lexical import Example, Lexicon, of_sentence
+from monosem.interpret.firing_tokens import Example
+from monosem.interpret.lexical import Lexicon, of_sentence
 from monosem.interpret.ngrams import TermIndex
 from monosem.interpret.score import sample, token_score
 from monosem.interpret.score.detection import Detection
@@ -28,6 +29,7 @@ from monosem.store import shards
 from monosem.store.shards import Shards
 
 TOP = 50  # examples of a latent, by largest value
+DRAWN = 40  # further ones, at random
 SENTENCES = 50  # of a test set, firing and silent ones each
 
 
@@ -72,7 +74,9 @@ class Grader:
     def _explained(self, graded: Sample, latent: int) -> Terms:
         """The terms of an explanation; none where there is no explanation."""
         inside = [shown for number, shown in self._fires(graded, latent) if not self._reserved[number]]
-        best = sorted(inside, key=lambda shown: -shown.strength)[:TOP]
+        ranked = sorted(inside, key=lambda shown: -shown.strength)
+        drawn = np.random.default_rng((self._seed, latent)).permutation(np.arange(TOP, max(len(ranked), TOP)))[:DRAWN]
+        best = ranked[:TOP] + [ranked[i] for i in drawn.tolist()]
         place = {self._texts[number].number: i for i, number in enumerate(self._seen)}
         examples = [Example(place[one.sentence], one.positions, one.values) for one in best]
         return [term._asdict() for term in self._lexicon.explain(latent, examples, self._terms).terms]
