@@ -16,9 +16,9 @@ from monosem.train.settings import BIAS_RATES, ENCODER_NORM, ENCODER_NORMS
 from monosem.train.step import StepSettings, TrainStep
 
 # keys of the recipe that are not at their defaults
-AUX_COEFFICIENTS = {"topk": 1 / 2, "batchtopk": 1 / 2}
+AUX_COEFFICIENTS = {"topk": 1 / 2, "batchtopk": 1 / 2, "matryoshka": 1 / 2}
 AUX_COEFFICIENT = 1 / 4  # dictionary_learning's 1/32 is of the residual's variance, a seventh of the whole here
-NORMS = {"batchtopk": 1.0}
+NORMS = {"batchtopk": 1.0, "matryoshka": 1.0}
 """Of the encoder's rows at the start."""
 K_ANNEAL = {"topk": (2, 0.6), "abstopk": (3, 0.8), "batchtopk": (2, 0.6)}
 """k of the first step as a multiple, and the share of the steps over which it falls."""
