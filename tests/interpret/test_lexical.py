@@ -130,6 +130,16 @@ def test_certainty_is_measured_on_examples_that_did_not_choose(corpus):
     assert explanation.certainty == 0.0
 
 
+def test_a_place_may_be_one_of_held_examples_alone(corpus):
+    """Words stand before the firing token in a few examples only, all of which are set aside."""
+    order = np.random.default_rng((0, 7)).permutation(40)
+    held = set(order[:12].tolist())
+    after, first = list(corpus.fires(RULES["after"]).items()), iter(range(SENTENCES))
+    examples = [Example(*after[i], [1.0]) if i in held else Example(next(first), [0], [1.0]) for i in range(40)]
+    explanation = corpus.lexicon.explain(7, examples, 6)
+    assert explanation.held == 12
+
+
 def test_certainty_is_the_share_of_held_examples_against_the_corpus(corpus):
     vulcan = corpus.fires(RULES["word"])
     term = corpus.index.by_sentence.of(next(iter(vulcan)))

@@ -88,7 +88,7 @@ def weigh(candidates: Candidates, frequency: Ints, words: int) -> Weights:
         words: of the corpus, each counted once a sentence.
     """
     count = candidates.found.sum(1)
-    here = candidates.words.sum(1)[candidates.kind]
+    here = np.maximum(candidates.words.sum(1), 1)[candidates.kind]  # of some examples, a place may have none
     expected = here * np.maximum(frequency[candidates.term], 1) / max(words, 1)
     lift = count / expected
     ratio = count * np.log(np.maximum(lift, 1e-300)) - (count - expected)
