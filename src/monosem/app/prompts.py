@@ -18,7 +18,7 @@ def read_prompts(given: Sequence[str], file: str | None) -> list[str]:
     prompts: list[str] = []
     for place, prompt in enumerate(given):
         if prompt != STANDARD_INPUT and not prompt:
-            raise RecipeError(f"prompt {place} is empty")
+            raise RecipeError(f"{f'prompt {place}' if len(given) > 1 else 'the prompt'} is empty")
         prompts += _lines(STANDARD_INPUT) if prompt == STANDARD_INPUT else [prompt]
     if file is not None:
         prompts += _lines(file)
