@@ -134,8 +134,9 @@ def test_a_place_may_be_one_of_held_examples_alone(corpus):
     """Words stand before the firing token in a few examples only, all of which are set aside."""
     order = np.random.default_rng((0, 7)).permutation(40)
     held = set(order[:12].tolist())
-    after, first = list(corpus.fires(RULES["after"]).items()), iter(range(SENTENCES))
-    examples = [Example(*after[i], [1.0]) if i in held else Example(next(first), [0], [1.0]) for i in range(40)]
+    after = list(corpus.fires(RULES["after"]).items())
+    fires = [after[i] if i in held else (i, [0]) for i in range(40)]
+    examples = [Example(sentence, at, [1.0]) for sentence, at in fires]
     explanation = corpus.lexicon.explain(7, examples, 6)
     assert explanation.held == 12
 
