@@ -14,6 +14,7 @@ from monosem.errors import RecipeError, RunError
 from monosem.interpret import cards, tables
 from monosem.interpret import encoding as interpreting
 from monosem.interpret.codes import Codes, StoredCodes
+from monosem.live import parts as live_parts
 from monosem.progress import read_metrics
 from monosem.recipe import Recipe
 from monosem.run import Run
@@ -88,24 +89,37 @@ def test_examples_and_explanations_come_without_a_store(runs: dict[str, Run]) ->
 
 
 @pytest.mark.slow
-def test_killed_encoding_ends_with_the_same_bytes(runs: dict[str, Run], tmp_path: Path) -> None:
-    parts = beside(runs["live"], tmp_path / "parts")
-    (parts.path / "sae").symlink_to(runs["live"].path / "sae")
+def test_killed_encoding_ends_with_the_same_bytes(
+    runs: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, parts = (beside(runs["live"], tmp_path / name) for name in ("whole", "parts"))
+    for run in (whole, parts):
+        (run.path / "sae").symlink_to(runs["live"].path / "sae")
+    monkeypatch.setattr(live_parts, "PART_TOKENS", 4096)
+    encoding.make(whole)
+    codes = StoredCodes(encoding.open_stage(whole))
+    assert len(codes.shards) > 2
+    at_once = StoredCodes(encoding.open_stage(runs["live"]))
+    one, other = (joined(each.read(shard) for shard in each.shards) for each in (codes, at_once))
+    for column in ("sentence", "length", "position", "token"):
+        assert np.array_equal(getattr(one, column), getattr(other, column)), column
     parts.save_recipe()
     kills = make_with_kills(
         f"""
         from pathlib import Path
         from monosem.run import Run
         from monosem import encoding
+        from monosem.live import parts
         import torch
         torch.set_num_threads(1)
+        parts.PART_TOKENS = 4096
 
         def make():
             encoding.make(Run.open(Path({str(parts.path)!r})))
         """
     )
-    assert kills > 1
-    assert contents(parts.path / "codes") == contents(runs["live"].path / "codes")
+    assert kills > 2
+    assert contents(parts.path / "codes") == contents(whole.path / "codes")
 
 
 def test_it_learns_as_much_as_from_a_store(runs: dict[str, Run]) -> None:

@@ -16,7 +16,7 @@ TRACKED = 350.0
 CPU_STEP = 0.8
 """A step beside one fp32 product with the encoder (benchmarks/LOG.md: 0.64 to 0.81)."""
 DENSER = {"jumprelu": 2.5, "relu": 6.0}
-"""A step beside TopK's on a CPU, while many latents are near their threshold."""
+"""A step beside TopK's on a CPU; in its first steps JumpReLU's takes more, while many latents are near a threshold."""
 SELECTION = 2 * GB
 """Pre-activations that are held at once on a GPU (docs/kernels.md)."""
 FOLLOWED = 0.5
